@@ -42,6 +42,7 @@ from ldm_train.data.cache.manifest import MAPS_KEY, PIXELS_KEY, Manifest, check_
 from ldm_train.data.cache.plan import CachePlan, parse_bucket
 from ldm_train.data.cache.reader import EncodedExamples, LatentCache, open_caches
 from ldm_train.data.cache.shards import channel_statistics
+from ldm_train.data.cache.verification import CONTENT, verify_cache
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.map_values import describe_specs
 from ldm_train.data.scan.source_review import group_problems
@@ -72,7 +73,7 @@ def open_data(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatent
         raise ValueError("train takes a cache, or with cache=null a source that it encodes on the fly; not both")
     caches = open_caches(config.cache)
     if launched_rank() == 0:
-        verify_caches(caches)
+        verify_caches(caches, config.verify)
     latents = join_caches(caches)
     config = fill_numbers(fill_from_cache(config, caches[0]), latents.column, partial(read_first_fields, latents))
     refuse_measuring(config, read_pixel_format(config.pixels))
@@ -84,13 +85,17 @@ def open_data(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatent
     return config, parts, make_batches(config, latents, parts), " ".join(cache.manifest.fingerprint for cache in caches)
 
 
-def verify_caches(caches: Sequence[LatentCache]) -> None:
-    """Compare all files of the caches with their checksums, with a progress bar if they are large."""
+def verify_caches(caches: Sequence[LatentCache], how: str = CONTENT) -> None:
+    """Compare the files of the caches with their checksums, with a progress bar if they are large.
+
+    Args:
+        how: all files ("content"), those whose length or time changed since they were ("stat"), or "none".
+    """
     size = sum((cache.folder / name).stat().st_size for cache in caches for name in cache.manifest.digests())
     with Progress(*Progress.get_default_columns(), DownloadColumn(), disable=size < 2**30) as progress:
         task = progress.add_task("verifying the cache", total=size)
         for cache in caches:
-            cache.verify(progress=lambda count: progress.advance(task, count))
+            verify_cache(cache, how, progress=lambda count: progress.advance(task, count))
 
 
 def fill_from_cache(config: TrainSettings, cache: LatentCache) -> TrainSettings:

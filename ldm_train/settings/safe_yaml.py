@@ -139,7 +139,7 @@ def omegaconf_loader() -> type[yaml.SafeLoader]:
     if not yaml.__with_libyaml__:
         return loader
 
-    class FastLoader(yaml.cyaml.CParser, loader):  # type: ignore[name-defined, misc, valid-type]
+    class FastLoader(yaml.cyaml.CParser, loader):
         def __init__(self, stream: str) -> None:
             yaml.cyaml.CParser.__init__(self, stream)
             SafeConstructor.__init__(self)

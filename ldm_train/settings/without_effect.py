@@ -58,6 +58,7 @@ RULES = (
         lambda c: c.cache is not None,
         "a cache is given, whose pictures are encoded already",
     ),
+    EffectRule(("train",), ("verify",), lambda c: c.cache is None, "cache=null has no files to verify"),
     EffectRule(
         ("train", "check"),
         ("cache_repeats", "cache_shares"),

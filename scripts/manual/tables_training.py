@@ -52,11 +52,17 @@ def costs() -> str:
                 link_result("train_overhead", "benchmark_train.py overhead"),
             ]
         )
-    start = [number("train_start", key) for key in ("first_step_s", "help_s", "train_help_s")]
+    words = {
+        "first_step": "its first optimizer step",
+        "sample": "a picture",
+        "help": "`--help`",
+        "train_help": "`train --help`",
+    }
+    start = {words[name]: number("train_start", f"{name}_cpu_s") for name in words}
     rows += [
         [
-            "time from the command to the first optimizer step; of `--help`; of `train --help`",
-            f"{start[0]:.1f} s; {start[1]:.2f} s; {start[2]:.2f} s",
+            f"CPU time of one thread from the command to {'; to '.join(start)}",
+            "; ".join(f"{seconds:.2f} s" for seconds in start.values()),
             link_result("train_start", "benchmark_train.py start"),
         ],
         [

@@ -118,6 +118,16 @@ def test_the_compiler_is_whole_when_something_is_compiled() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("decorator", ["torch.compiler.disable", "torch._dynamo.disable", "torch._dynamo.disable()"])
+def test_a_function_that_others_keep_from_the_compiler_is_kept_from_it(decorator: str) -> None:
+    run_python(
+        f"import ldm_train, pytorch_lightning, torch\nimport torch._dynamo\n@{decorator}\ndef f(x):\n    return x + 1\n"
+        "def graph(module, inputs):\n    raise AssertionError('compiled')\n"
+        "assert torch.compile(f, backend=graph)(torch.ones(1)) == 2\n"
+    )
+
+
+@pytest.mark.slow
 def test_all_metrics_are_there_when_one_is_asked_for() -> None:
     run_python(
         "import ldm_train, pytorch_lightning, torch, torchmetrics\n"

@@ -15,7 +15,7 @@ on the set of entries, and changing a few entries changes few shards.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -193,9 +193,17 @@ def read_captions(folder: Path) -> list[str]:
 
 
 def find_damaged_files(
-    folder: Path, manifest: Manifest, *, progress: Callable[[int], None] = lambda count: None
+    folder: Path,
+    manifest: Manifest,
+    *,
+    names: Collection[str] | None = None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, str]:
-    """Read all files of a cache and return what is wrong, by name; `progress` is called with each file's bytes."""
+    """Read all files of a cache, or those of these names, and return what is wrong, by name.
+
+    Args:
+        progress: called with each file's bytes.
+    """
 
     def problem(name: str) -> str | None:
         path = folder / name
@@ -205,7 +213,7 @@ def find_damaged_files(
         progress(path.stat().st_size)
         return "changed since encoding" if changed else None
 
-    digests = manifest.digests()
+    digests = {name: digest for name, digest in manifest.digests().items() if names is None or name in names}
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         problems = zip(digests, threads.map(problem, digests), strict=True)
         return {name: words for name, words in problems if words is not None}

@@ -147,13 +147,13 @@ class LatentCache:
     def channels(self) -> int:
         return len(self.manifest.mean)
 
-    def verify(self, *, progress: Callable[[int], None] = lambda count: None) -> None:
-        """Read every file and compare its checksum; `progress` is called with each file's bytes.
+    def verify(self, *, names: Collection[str] | None = None, progress: Callable[[int], None] = lambda count: None) -> None:
+        """Read every file, or those of these names, and compare its checksum; `progress` is called with each file's bytes.
 
         Raises:
             ValueError: naming the files that changed.
         """
-        wrong = find_damaged_files(self.folder, self.manifest, progress=progress)
+        wrong = find_damaged_files(self.folder, self.manifest, names=names, progress=progress)
         if wrong:
             raise ValueError(f"cache {self.folder}: {', '.join(wrong)} changed since encoding; {REPAIR_ADVICE}")
         if text := self.caption_texts[self.manifest.empty]:

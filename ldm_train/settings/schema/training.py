@@ -171,6 +171,9 @@ class TrainSettings(FittingSettings, SourceSettings):
     cache: Paths | None = setting(
         ..., "a cache's folder, or several: [caches/a,caches/b]; null: source is encoded on the fly", free=True
     )
+    verify: Annotated[str, Choice(("content", "stat", "none"))] = setting(
+        "content", "stat: trust a file of the cache whose size and time are as when it was read; none: read none", free=True
+    )
     cache_repeats: Annotated[list[NotNegative], Words("a list with a number for each cache, such as [1,3]")] | None = (
         setting(None, "how often an epoch has each of several caches")
     )
@@ -253,6 +256,7 @@ class CheckSettings(TrainSettings):
     run_dir: FilePath | None = setting(None, "not looked at")  # type: ignore[assignment]
     image_size: Count = setting(64, "side of the pictures, pixels; with crop=buckets, of a square of the same area")
     encode_batch_size: Count = setting(16, "views of pictures of one forward pass while encoding")
+    verify: Annotated[str, Choice(("content", "stat", "none"))] = setting("content", "not used", free=True)
     unchanged_by: Annotated[str, Choice(("hash", "stat"))] = setting("hash", "not used: check reads every picture")
     prune: bool = setting(False, "not used")
     strict: bool = setting(True, "false: pictures that cannot be used are only warnings")
