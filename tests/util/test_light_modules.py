@@ -123,7 +123,7 @@ def test_a_function_that_others_keep_from_the_compiler_is_kept_from_it(decorator
     run_python(
         f"import ldm_train, pytorch_lightning, torch\nimport torch._dynamo\n@{decorator}\ndef f(x):\n    return x + 1\n"
         "def graph(module, inputs):\n    raise AssertionError('compiled')\n"
-        "assert torch.compile(f, backend=graph)(torch.ones(1)) == 2\n"
+        "assert torch.compile(lambda x: f(x), backend=graph)(torch.ones(1)) == 2\n"
     )
 
 
