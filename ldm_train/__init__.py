@@ -6,7 +6,6 @@ These names are for Python programs and notebooks. Each is imported when it is f
 from typing import TYPE_CHECKING
 
 from ldm_train.util.lazy_names import give_lazily
-from ldm_train.util.light_tables import import_what_is_needed
 
 # fmt: off
 __all__ = [
@@ -51,5 +50,3 @@ else:
         "schedules": "ldm_train.diffusion.schedules",
     }
     __getattr__, __dir__ = give_lazily(__name__, PLACES, MODULES)
-
-import_what_is_needed()

@@ -21,6 +21,7 @@ from ldm_train.settings.suggestions import suggest_setting
 from ldm_train.settings.trust import granted, raised_in_own_code, read_grants
 from ldm_train.training.run_files import INTERRUPTED
 from ldm_train.util.interrupts import StopSignal, ending_at_once, stoppable
+from ldm_train.util.light_tables import import_what_is_needed
 from ldm_train.util.messages import note_all, print_messages
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.text import nearest
@@ -117,6 +118,7 @@ def is_bare(verb: str, word: str) -> bool:
 
 
 def _run(verb: str, settings: CommandSettings) -> None:
+    import_what_is_needed()
     try:
         print_messages(to_stderr=verb in READ_BY_PROGRAMS)
         refuse_at_once(verb, settings)

@@ -26,6 +26,7 @@ class LightModule(MetaPathFinder, Loader):
         self.give = give
         self.then = then
         self.lock = RLock()
+        self.module = ModuleType(name)
         self.waiting: ModuleType | None = None  # the module, while it has not run
         self.loader: Loader | None = None
 
@@ -50,29 +51,38 @@ class LightModule(MetaPathFinder, Loader):
         before = set(sys.modules)
         try:
             vars(module).update(self.give())
-        except (ImportError, AttributeError):  # another version, in which they are elsewhere, or need more
+        except Exception:  # another version, in which the names are elsewhere, or need more
             for name in [name for name in sys.modules.keys() - before if name.startswith(f"{self.name}.")]:
                 del sys.modules[name]
             self.loader.exec_module(module)
             return
+        vars(module)["__getattr__"] = self.find_name
+        self.module = self.waiting = module
 
-        def find(name: str) -> object:
-            if name.startswith("__") and name != "__all__":  # which inspect, copy and others ask every module for
-                raise AttributeError(f"module {self.name!r} has no attribute {name!r}")
+    def find_name(self, name: str) -> object:
+        """Return a name that the module did not give, which runs it."""
+        if not name.startswith("__") or name == "__all__":  # inspect, copy and others ask every module for the rest
             self.run()
-            return getattr(module, name)
-
-        vars(module)["__getattr__"] = find
-        self.waiting = module
+            if name in vars(self.module):
+                return vars(self.module)[name]
+            if (own := vars(self.module).get("__getattr__")) not in (None, self.find_name):
+                return own(name)
+        raise AttributeError(f"module {self.name!r} has no attribute {name!r}")
 
     def run(self) -> None:
         with self.lock:
             module, self.waiting = self.waiting, None
-            if module is not None:
-                assert self.loader is not None
-                del module.__getattr__
+            if module is None:
+                return
+            assert self.loader is not None
+            try:
                 self.loader.exec_module(module)
-                self.then()
+            except BaseException:  # a signal, for one: whoever asks again runs it again
+                self.waiting = module
+                raise
+            if vars(module).get("__getattr__") == self.find_name:
+                del module.__getattr__
+            self.then()
 
 
 class Imported(Loader):

@@ -9,43 +9,33 @@ from types import FunctionType
 
 from ldm_train.util.light_modules import import_lightly
 
-not_compiled: list[Callable[..., object]] = []  # functions that the compiler was to leave alone before it ran
-to_replace: list[Callable[[], None]] = []
+to_replace: list[Callable[[], None]] = []  # which has functions call what the compiler makes of them, once it runs
 
 
 class AnyOptimized(type):
     """The type of a class whose instances are those of the compiler's class of that name."""
 
     def __instancecheck__(cls, instance: object) -> bool:
-        compiler = sys.modules.get("torch._dynamo.eval_frame")
-        return compiler is not None and isinstance(instance, compiler.OptimizedModule)
+        own = vars(sys.modules["torch._dynamo"]).get("OptimizedModule", cls)
+        return own is not cls and isinstance(instance, own)
 
 
 class OptimizedModule(metaclass=AnyOptimized):
     """What `torch.compile` makes of a module."""
 
 
-def disable(
-    fn: Callable[..., object] | None = None,
-    recursive: bool = True,
-    *,
-    reason: str | None = None,
-    wrapping: bool = True,
-) -> object:
+def disable(fn: Callable[..., object] | None = None, *more: object, **options: object) -> object:
     """Return a function that calls this one, and that the compiler leaves alone once it runs."""
-    if not isinstance(fn, FunctionType):
-        return find_own("torch._dynamo", disable)(fn, recursive, reason=reason, wrapping=wrapping)
-    if not wrapping:  # PyTorch itself, which keeps the answer with the function
-        not_compiled.append(fn)
-        return fn
+    if not isinstance(fn, FunctionType) or sys.modules["torch._dynamo"].disable is not disable:
+        return find_own("torch._dynamo", disable)(fn, *more, **options)
     targets: list[Callable[..., object]] = [fn]
 
     @wraps(fn)
-    def call(*values: object, **options: object) -> object:
-        return targets[0](*values, **options)
+    def call(*values: object, **named: object) -> object:
+        return targets[0](*values, **named)
 
     def replace() -> None:
-        targets[0] = sys.modules["torch._dynamo"].disable(fn, recursive, reason=reason)
+        targets[0] = sys.modules["torch._dynamo"].disable(fn, *more, **options)
 
     to_replace.append(replace)
     return call
@@ -56,13 +46,9 @@ def graph_break(msg: str = "") -> None:
 
 
 def disable_again() -> None:
-    """Have PyTorch ask the compiler, now that it runs, for what it uses of the functions that are not to be compiled."""
-    for function in not_compiled:
-        vars(function).pop("__dynamo_disable", None)
-    for replace in to_replace:
-        replace()
-    not_compiled.clear()
-    to_replace.clear()
+    """Have the compiler, now that it runs, leave alone what it was to leave alone before."""
+    while to_replace:
+        to_replace.pop()()
 
 
 def give_compiler() -> Mapping[str, object]:
@@ -71,6 +57,7 @@ def give_compiler() -> Mapping[str, object]:
 
 def give_metrics() -> Mapping[str, object]:
     sys.modules["torchmetrics"].__dict__["_logger"] = logging.getLogger("torchmetrics")  # which the modules import
+    # Metric is in torchmetrics.metric, which cannot be imported before checks, since both import each other.
     places = {"Metric": "utilities.checks", "MetricCollection": "collections", "__version__": "__about__"}
     return {name: getattr(importlib.import_module(f"torchmetrics.{place}"), name) for name, place in places.items()}
 
