@@ -13,6 +13,7 @@ from ldm_train.assembly.cache_identity import describe_encoders, restore_part
 from ldm_train.assembly.condition_probes import probe_reading
 from ldm_train.assembly.decoded_sample import decode_sample, describe_quality
 from ldm_train.assembly.drawn_tags import draw_tags
+from ldm_train.assembly.launched_share import launched_share
 from ldm_train.assembly.map_conditions import file_specs, map_specs, suggest_fitting_settings, words_of_maps
 from ldm_train.assembly.number_columns import fill_numbers, list_column, list_fields, read_first_fields
 from ldm_train.assembly.own_part_probes import probe_parts
@@ -42,7 +43,7 @@ from ldm_train.data.cache.manifest import MAPS_KEY, PIXELS_KEY, Manifest, check_
 from ldm_train.data.cache.plan import CachePlan, parse_bucket
 from ldm_train.data.cache.reader import EncodedExamples, LatentCache, open_caches
 from ldm_train.data.cache.shards import channel_statistics
-from ldm_train.data.cache.verification import CONTENT, verify_cache
+from ldm_train.data.cache.verification import ALONE, CONTENT, Share, verify_cache
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.map_values import describe_specs
 from ldm_train.data.scan.source_review import group_problems
@@ -72,8 +73,7 @@ def open_data(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatent
     if config.source is not None:
         raise ValueError("train takes a cache, or with cache=null a source that it encodes on the fly; not both")
     caches = open_caches(config.cache)
-    if launched_rank() == 0:
-        verify_caches(caches, config.verify)
+    verify_caches(caches, config.verify, share=launched_share(config.trainer.timeout_minutes))
     latents = join_caches(caches)
     config = fill_numbers(fill_from_cache(config, caches[0]), latents.column, partial(read_first_fields, latents))
     refuse_measuring(config, read_pixel_format(config.pixels))
@@ -85,17 +85,21 @@ def open_data(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatent
     return config, parts, make_batches(config, latents, parts), " ".join(cache.manifest.fingerprint for cache in caches)
 
 
-def verify_caches(caches: Sequence[LatentCache], how: str = CONTENT) -> None:
+def verify_caches(caches: Sequence[LatentCache], how: str = CONTENT, *, share: Share | None = ALONE) -> None:
     """Compare the files of the caches with their checksums, with a progress bar if they are large.
 
     Args:
-        how: all files ("content"), those whose length or time changed since they were ("stat"), or "none".
+        how: all files ("content"), those whose length or times changed since they were read ("stat"), or "none".
+        share: this process's; None if another one compares them all.
     """
-    size = sum((cache.folder / name).stat().st_size for cache in caches for name in cache.manifest.digests())
-    with Progress(*Progress.get_default_columns(), DownloadColumn(), disable=size < 2**30) as progress:
+    if share is None:
+        return
+    size = sum((cache.folder / name).stat().st_size for cache in caches for name in cache.manifest.digests()) // share.count
+    hidden = size < 2**30 or share.rank > 0
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), disable=hidden) as progress:
         task = progress.add_task("verifying the cache", total=size)
         for cache in caches:
-            verify_cache(cache, how, progress=lambda count: progress.advance(task, count))
+            verify_cache(cache, how, share=share, progress=lambda count: progress.advance(task, count))
 
 
 def fill_from_cache(config: TrainSettings, cache: LatentCache) -> TrainSettings:

@@ -4,13 +4,13 @@ The events of the file are counted before anything is built from them: an alias 
 lines of aliases of aliases are refused like a file of that length.
 """
 
+import io
 import math
 from functools import cache
 from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf._utils import get_yaml_loader
 from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
 
@@ -31,10 +31,7 @@ def read_yaml(path: Path) -> DictConfig | ListConfig:
     try:
         text = read_text(path, limit=LARGEST_FILE)
         _check_events(text)
-        values = yaml.load(text, Loader=omegaconf_loader())
-        if not isinstance(values, dict | list | str | None):
-            raise ValueError(f"it holds one {type(values).__name__}")
-        config = OmegaConf.create({} if values is None else values)
+        config = _load(text)
         _check_numbers(OmegaConf.to_container(config, resolve=False))
     except Exception as error:  # YAML's own classes of errors are not OmegaConf's
         raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())[:300]}") from error
@@ -132,12 +129,27 @@ def _check_numbers(value: object) -> None:
         _check_numbers(item)
 
 
+def _load(text: str) -> object:
+    """Return what `OmegaConf.load` makes of a text; libyaml's parser, where there is one, takes a third of the time."""
+    loader = fast_loader()
+    if loader is None:
+        return OmegaConf.load(io.StringIO(text))
+    values = yaml.load(text, Loader=loader)
+    if not isinstance(values, dict | list | str | None):
+        raise ValueError(f"it holds one {type(values).__name__}")
+    return OmegaConf.create({} if values is None else values)
+
+
 @cache
-def omegaconf_loader() -> type[yaml.SafeLoader]:
-    """Return the loader of `OmegaConf.load`, with libyaml's parser where there is one, which takes a third of the time."""
-    loader: type[yaml.SafeLoader] = get_yaml_loader()
+def fast_loader() -> type[yaml.SafeLoader] | None:
+    """Return OmegaConf's loader with libyaml's parser; None if there is no libyaml, or the loader is elsewhere."""
+    try:
+        from omegaconf._utils import get_yaml_loader
+    except ImportError:  # another version of OmegaConf, of whose private modules this is one
+        return None
     if not yaml.__with_libyaml__:
-        return loader
+        return None
+    loader: type[yaml.SafeLoader] = get_yaml_loader()
 
     class FastLoader(yaml.cyaml.CParser, loader):
         def __init__(self, stream: str) -> None:

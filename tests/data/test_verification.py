@@ -1,5 +1,6 @@
 """How much of a cache is read before a run trains on it."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -58,11 +59,58 @@ def test_stat_reads_what_has_another_time_and_names_its_damage(copied: Path) -> 
             verify_cache(LatentCache(copied), "stat")
 
 
-def test_stat_trusts_time_and_size_and_content_does_not(copied: Path) -> None:
-    verify_cache(LatentCache(copied), "stat")
+@pytest.mark.parametrize("how", ["content", "stat"])
+def test_a_byte_that_changed_with_its_time_put_back_is_found(how: str, copied: Path) -> None:
+    verify_cache(LatentCache(copied), how)
     name = damage(copied, later=False)
-    verify_cache(LatentCache(copied), "stat")
     with pytest.raises(ValueError, match=name):
+        verify_cache(LatentCache(copied), how)
+
+
+@pytest.mark.parametrize("how", ["content", "stat", "none"])
+@pytest.mark.parametrize("file", ["latents-*", "captions-*", "index.safetensors"])
+@pytest.mark.parametrize("left", [0, -1, None], ids=["empty", "shorter", "missing"])
+def test_a_file_that_is_cut_or_missing_is_named_however_much_is_read(
+    how: str, file: str, left: int | None, copied: Path
+) -> None:
+    verify_cache(LatentCache(copied), how)
+    path = sorted(copied.glob(file))[0]
+    if left is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(ValueError, match=path.name):
+        verify_cache(LatentCache(copied), how)
+
+
+@pytest.mark.parametrize("how", ["content", "stat", "none"])
+def test_a_cache_of_another_format_is_refused_however_much_is_read(how: str, copied: Path) -> None:
+    verify_cache(LatentCache(copied), how)
+    manifest = copied / "manifest.json"
+    values = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(values | {"format": values["format"] + 1}))
+    with pytest.raises(ValueError, match=str(values["format"] + 1)):
+        verify_cache(LatentCache(copied), how)
+
+
+def test_stat_reads_files_that_were_encoded_anew(copied: Path) -> None:
+    """Also where another cache took its place, whose files have the length and, by accident, the time of the former ones."""
+    verify_cache(LatentCache(copied), "stat")
+    manifest = copied / "manifest.json"
+    values = json.loads(manifest.read_text())
+    name = next(iter(values["shards"]))
+    values["shards"][name]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=name):
+        verify_cache(LatentCache(copied), "stat")
+
+
+def test_a_file_that_cannot_be_read_is_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr("ldm_train.data.cache.manifest.digest_file", fail)
+    with pytest.raises(ValueError, match=r"Input/output error.*cannot be read"):
         verify_cache(LatentCache(copied))
 
 

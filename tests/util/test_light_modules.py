@@ -106,7 +106,7 @@ class TestLightModule:
 
 
 def run_python(code: str, path: Path | None = None) -> None:
-    """Run code in a process of its own, in which heavy modules run when they are needed; modules are found in `path` first."""
+    """Run code in a process in which heavy modules run when they are needed; modules are found in `path` first."""
     first = "import sys; from ldm_train.util.light_tables import import_what_is_needed; import_what_is_needed()\n"
     command = [sys.executable, "-c", f"{first}{code}"]
     environment = os.environ | ({} if path is None else {"PYTHONPATH": str(path)})

@@ -1,6 +1,6 @@
 """Read latent caches: memory-mapped, with random access by example; several caches can be joined."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -147,15 +147,19 @@ class LatentCache:
     def channels(self) -> int:
         return len(self.manifest.mean)
 
-    def verify(self, *, names: Collection[str] | None = None, progress: Callable[[int], None] = lambda count: None) -> None:
-        """Read every file, or those of these names, and compare its checksum; `progress` is called with each file's bytes.
+    def verify(self) -> None:
+        """Read every file and compare its checksum.
 
         Raises:
             ValueError: naming the files that changed.
         """
-        wrong = find_damaged_files(self.folder, self.manifest, names=names, progress=progress)
+        self.refuse_damaged(find_damaged_files(self.folder, self.manifest))
+
+    def refuse_damaged(self, wrong: Mapping[str, str]) -> None:
+        """Raise for damaged files, of which each name is given with what is wrong, or if the empty caption is not empty."""
         if wrong:
-            raise ValueError(f"cache {self.folder}: {', '.join(wrong)} changed since encoding; {REPAIR_ADVICE}")
+            words = ", ".join(f"{name} {why}" for name, why in wrong.items())
+            raise ValueError(f"cache {self.folder}: {words}; {REPAIR_ADVICE}")
         if text := self.caption_texts[self.manifest.empty]:
             raise ValueError(
                 f"cache {self.folder}: manifest.json says that the caption {text!r:.60} is the empty one; {REPAIR_ADVICE}"

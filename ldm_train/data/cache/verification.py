@@ -1,47 +1,74 @@
-"""How much of a cache is read before a run trains on it.
+"""How much of a cache is read before a run trains on it, and by which of its processes.
 
-With "stat", a file is read once: its length and modification time are remembered next to the cache, and not in it, since a
-cache must not depend on times.
+With "stat", a file is read once: its length and times are remembered next to the cache, and not in it, since a cache must
+not depend on times. Of several processes, each reads its share of the files, and all learn what was found.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from ldm_train.data.cache.manifest import find_damaged_files
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.util.files import atomic_write, hidden_path
-from ldm_train.util.safe_json import read_object
+from ldm_train.util.safe_json import parse_json, read_object
 
 CONTENT, STAT, NONE = "content", "stat", "none"
 MEMORY = ".ldm-train-verified.json"
-Stamps = Mapping[str, list[int | str]]
 
 
-def verify_cache(cache: LatentCache, how: str = CONTENT, *, progress: Callable[[int], None] = lambda count: None) -> None:
-    """Compare the cache's files with their checksums, as far as `how` says; `progress` is called with each file's bytes.
+@dataclass(frozen=True)
+class Share:
+    """Which part of a task this process has, and how it learns what the others found.
+
+    Args:
+        exchange: returns the texts of all processes for this one's; each of them calls it equally often.
+    """
+
+    rank: int = 0
+    count: int = 1
+    exchange: Callable[[str], list[str]] = lambda text: [text]
+
+
+ALONE = Share()
+
+
+def verify_cache(
+    cache: LatentCache, how: str = CONTENT, *, share: Share = ALONE, progress: Callable[[int], None] = lambda count: None
+) -> None:
+    """Compare the cache's files with their checksums, as far as `how` says.
+
+    Args:
+        how: all files ("content"), those whose length or times changed since they were read ("stat"), or "none".
+        share: the process's, which all of them have to call.
+        progress: called with each file's bytes.
 
     Raises:
-        ValueError: naming the files that changed.
+        ValueError: naming the files that changed, in every process alike.
     """
-    if how != STAT:
-        cache.verify(names=[] if how == NONE else None, progress=progress)
-        return
-    stamps = read_stamps(cache)
-    known = read_memory(cache.folder)
-    cache.verify(names=[name for name in stamps if known.get(name) != stamps[name]], progress=progress)
-    if known != stamps:
+    digests = cache.manifest.digests()
+    own = [] if how == NONE else [*digests][share.rank :: share.count]
+    stamps = {name: [digests[name], *read_stamp(cache.folder / name)] for name in own} if how == STAT else {}
+    known = read_memory(cache.folder) if how == STAT else {}
+    unread = [name for name in own if name not in stamps or known.get(name) != stamps[name]]
+    try:
+        wrong = find_damaged_files(cache.folder, cache.manifest, names=unread, progress=progress)
+    except OSError as error:  # which all processes learn, or they would wait for this one
+        wrong = {str(error): "cannot be read"}
+    every = [parse_json(text) for text in share.exchange(json.dumps({"wrong": wrong, "stamps": stamps}))]
+    cache.refuse_damaged({name: why for found in every for name, why in found["wrong"].items()})  # type: ignore[index,call-overload,union-attr]
+    stamps = {name: stamp for found in every for name, stamp in found["stamps"].items()}  # type: ignore[index,call-overload,union-attr]
+    if share.rank == 0 and stamps != known:
         with suppress(OSError):  # where nothing can be written, all is read next time
             atomic_write(hidden_path(cache.folder.absolute(), MEMORY), json.dumps(stamps))
 
 
-def read_stamps(cache: LatentCache) -> Stamps:
-    """Return the checksum that each file should have, its length and its modification time."""
-    stamps: dict[str, list[int | str]] = {}
-    for name, digest in cache.manifest.digests().items():
-        status = (cache.folder / name).stat()
-        stamps[name] = [digest, status.st_size, status.st_mtime_ns]
-    return stamps
+def read_stamp(path: Path) -> list[int]:
+    """Return a file's length, and when its content and what is known about it last changed, ns."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def read_memory(folder: Path) -> Mapping[str, object]:

@@ -176,7 +176,7 @@ class TrainerSettings(Section, extra="allow"):
         True, "multiply float32 numbers as TF32 on a GPU that can: several times faster, right to three digits", free=True
     )
     timeout_minutes: Positive = setting(
-        30.0, "how long processes wait for each other, and so for the first one to verify the caches", free=True
+        30.0, "how long processes wait for each other, also while they verify the caches", free=True
     )
     gradient_clip_val: NotNegative | None = setting(None, "largest norm of the gradient; null: any")
     log_every_n_steps: Count = setting(50, "optimizer steps between lines of the log", free=True)

@@ -172,7 +172,7 @@ class TrainSettings(FittingSettings, SourceSettings):
         ..., "a cache's folder, or several: [caches/a,caches/b]; null: source is encoded on the fly", free=True
     )
     verify: Annotated[str, Choice(("content", "stat", "none"))] = setting(
-        "content", "stat: trust a file of the cache whose size and time are as when it was read; none: read none", free=True
+        "content", "stat: read a file of the cache again only if its size or times changed; none: read no file", free=True
     )
     cache_repeats: Annotated[list[NotNegative], Words("a list with a number for each cache, such as [1,3]")] | None = (
         setting(None, "how often an epoch has each of several caches")
