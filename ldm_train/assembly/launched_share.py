@@ -4,6 +4,7 @@ They exchange texts through the store in which the group will form later: it is 
 """
 
 import os
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
@@ -17,6 +18,8 @@ from ldm_train.util.processes import count_launched, launched_rank
 if TYPE_CHECKING:
     from lightning_fabric.plugins.environments import ClusterEnvironment
 
+POLL_SECONDS = 0.1
+
 
 def launched_share(timeout_minutes: float) -> Share | None:
     """Return this process's share of what is done before training; None if it starts only after the first one did all.
@@ -24,8 +27,8 @@ def launched_share(timeout_minutes: float) -> Share | None:
     Args:
         timeout_minutes: how long processes wait for each other.
     """
-    launcher = find_launcher()
-    if launcher is None or count_launched() == 1:
+    launcher = find_launcher() if count_launched() > 1 else None
+    if launcher is None:
         return ALONE if launched_rank() == 0 else None
     exchange = open_exchange(launcher.main_address, launcher.main_port, timeout_minutes)
     return Share(launched_rank(), count_launched(), exchange)
@@ -58,15 +61,25 @@ def open_exchange(address: str, port: int, timeout_minutes: float) -> Callable[[
         raise ValueError(late) from error
     store = PrefixStore("ldm-train", opened)
 
+    def wait_for(key: str) -> str:
+        """Return a value once it is there. The store's own waiting would leave signals to this process unanswered."""
+        end = time.monotonic() + 60 * timeout_minutes
+        while not store.check([key]):
+            if time.monotonic() > end:
+                raise ValueError(late)
+            time.sleep(POLL_SECONDS)
+        value: str = store.get(key).decode()
+        return value
+
     def exchange(text: str) -> list[str]:
         number = next(numbers)
         try:
             store.set(f"{number}/{rank}", text)
-            texts = [store.get(f"{number}/{other}").decode() for other in range(processes)]
+            texts = [wait_for(f"{number}/{other}") for other in range(processes)]
             if store.add(f"{number}/read", 1) == processes:
                 store.set(f"{number}/done", "")
             if rank == 0:  # whose end may close the store
-                store.wait([f"{number}/done"])
+                wait_for(f"{number}/done")
         except DistError as error:
             raise ValueError(late) from error
         return texts

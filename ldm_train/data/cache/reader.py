@@ -155,7 +155,7 @@ class LatentCache:
         """
         self.refuse_damaged(find_damaged_files(self.folder, self.manifest))
 
-    def refuse_damaged(self, wrong: Mapping[str, str]) -> None:
+    def refuse_damaged(self, wrong: Mapping[str, object]) -> None:
         """Raise for damaged files, of which each name is given with what is wrong, or if the empty caption is not empty."""
         if wrong:
             words = ", ".join(f"{name} {why}" for name, why in wrong.items())

@@ -5,7 +5,7 @@ not depend on times. Of several processes, each reads its share of the files, an
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from ldm_train.data.cache.manifest import find_damaged_files
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.util.files import atomic_write, hidden_path
-from ldm_train.util.safe_json import parse_json, read_object
+from ldm_train.util.safe_json import Json, parse_json, read_object
 
 CONTENT, STAT, NONE = "content", "stat", "none"
 MEMORY = ".ldm-train-verified.json"
@@ -50,19 +50,32 @@ def verify_cache(
     """
     digests = cache.manifest.digests()
     own = [] if how == NONE else [*digests][share.rank :: share.count]
-    stamps = {name: [digests[name], *read_stamp(cache.folder / name)] for name in own} if how == STAT else {}
     known = read_memory(cache.folder) if how == STAT else {}
-    unread = [name for name in own if name not in stamps or known.get(name) != stamps[name]]
+    stamps: dict[str, Json] = {}
     try:
+        if how == STAT:
+            stamps = {name: [digests[name], *read_stamp(cache.folder / name)] for name in own}
+        unread = [name for name in own if name not in stamps or known.get(name) != stamps[name]]
         wrong = find_damaged_files(cache.folder, cache.manifest, names=unread, progress=progress)
     except OSError as error:  # which all processes learn, or they would wait for this one
         wrong = {str(error): "cannot be read"}
-    every = [parse_json(text) for text in share.exchange(json.dumps({"wrong": wrong, "stamps": stamps}))]
-    cache.refuse_damaged({name: why for found in every for name, why in found["wrong"].items()})  # type: ignore[index,call-overload,union-attr]
-    stamps = {name: stamp for found in every for name, stamp in found["stamps"].items()}  # type: ignore[index,call-overload,union-attr]
+    texts = share.exchange(json.dumps({"wrong": wrong, "stamps": stamps}))
+    cache.refuse_damaged(join_found(texts, "wrong"))
+    stamps = join_found(texts, "stamps")
     if share.rank == 0 and stamps != known:
         with suppress(OSError):  # where nothing can be written, all is read next time
             atomic_write(hidden_path(cache.folder.absolute(), MEMORY), json.dumps(stamps))
+
+
+def join_found(texts: Sequence[str], kind: str) -> dict[str, Json]:
+    """Return what all processes found, by file."""
+    joined: dict[str, Json] = {}
+    for text in texts:
+        found = parse_json(text)
+        assert isinstance(found, dict)
+        assert isinstance(own := found[kind], dict)
+        joined |= own
+    return joined
 
 
 def read_stamp(path: Path) -> list[int]:
