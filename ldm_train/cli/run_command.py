@@ -3,7 +3,6 @@
 Nothing heavier than Hydra is imported before the config is known to be right, so a typo is answered at once.
 """
 
-import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -20,6 +19,7 @@ from ldm_train.settings.shipped import CONFIG_PATH, searching
 from ldm_train.settings.suggestions import suggest_setting
 from ldm_train.settings.trust import granted, raised_in_own_code, read_grants
 from ldm_train.training.run_files import INTERRUPTED
+from ldm_train.util.heavy_imports import import_heavy
 from ldm_train.util.interrupts import StopSignal, ending_at_once, stoppable
 from ldm_train.util.light_tables import import_what_is_needed
 from ldm_train.util.messages import note_all, print_messages
@@ -125,7 +125,7 @@ def _run(verb: str, settings: CommandSettings) -> None:
         note_settings(verb, settings)
         with stoppable() if verb in CONTINUED else nullcontext():
             with ending_at_once():
-                command = importlib.import_module(f"ldm_train.commands.{verb}.command")
+                command = import_heavy(f"ldm_train.commands.{verb}.command")
             code = command.run(settings)
     except BrokenPipeError:
         raise

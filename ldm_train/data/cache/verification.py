@@ -73,7 +73,8 @@ def join_found(texts: Sequence[str], kind: str) -> dict[str, Json]:
     for text in texts:
         found = parse_json(text)
         assert isinstance(found, dict)
-        assert isinstance(own := found[kind], dict)
+        own = found[kind]
+        assert isinstance(own, dict)
         joined |= own
     return joined
 
