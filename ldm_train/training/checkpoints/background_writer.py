@@ -82,4 +82,15 @@ class HostCopies:
 
 
 def new_memory(size: int, pinned: bool) -> UntypedStorage:
-    return torch.empty(size, dtype=torch.uint8, pin_memory=pinned).untyped_storage()
+    """Return memory of so many bytes, whatever is in it.
+
+    Raises:
+        ValueError: there is not so much.
+    """
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=pinned).untyped_storage()
+    except RuntimeError as error:
+        raise ValueError(
+            f"the CPU's memory has no room for a copy of the checkpoint, of which {size} bytes were to be taken next; "
+            "set checkpoint.background=false"
+        ) from error

@@ -91,6 +91,17 @@ def test_each_copy_takes_the_memory_of_the_one_before() -> None:
         assert addresses(copied) >= first
 
 
+def test_memory_that_is_not_there_is_reported_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = [torch.ones(3)]
+
+    def refuse(*size: int, **more: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(ValueError, match=r"12 bytes .* checkpoint\.background=false"):
+        HostCopies().copy(tensors)
+
+
 def test_one_checkpoint_at_a_time_and_failures_are_raised_once() -> None:
     writer, release, done = BackgroundWriter(), threading.Event(), []
 
