@@ -2,6 +2,7 @@
 
     python scripts/chaos_train.py --out docs/results/chaos_train.json
     python scripts/chaos_train.py --processes 2 --kills 10 --out docs/results/chaos_train_ddp.json
+    python scripts/chaos_train.py --background
 
 Kills are SIGKILLs: at a moment of a step that chance decides, between two micro-batches, in the middle of writing a
 checkpoint, and between its renaming and what follows. The data are drawn here; no network is needed.
@@ -50,6 +51,7 @@ class Run:
     run_dir: Path
     processes: int
     steps: int
+    background: bool = False
 
     def start(self, death: Death | None = None) -> subprocess.Popen[bytes]:
         """The same command every time; only the environment says where it is to die."""
@@ -58,6 +60,7 @@ class Run:
         words += [f"batch_size={BATCH}", f"micro_batch_size={BATCH // ACCUMULATION // self.processes}", "threads=1"]
         words += ["network.channels=[16,32]", "network.head_size=8", "network.expansion=1", "network.dropout=0.1"]
         words += ["optimizer.lr=1e-3", "trainer.log_every_n_steps=1", f"checkpoint.every={EVERY}", "checkpoint.keep=2"]
+        words += [f"checkpoint.background={str(self.background).lower()}"]
         words += ["checkpoint.best=validation_loss", "validation.every=20", "validation.repeats=1"]
         words += ["pictures.every=100", "pictures.steps=4", "pictures.count=2"]
         words += ["metrics.every=50", "metrics.steps=2", "metrics.count=4"]
@@ -131,10 +134,10 @@ def alive(session: int) -> list[int]:
     return found
 
 
-def deaths(kills: int, draws: random.Random, *, steps: int, processes: int) -> list[Death]:
-    """All kinds by turns, at steps that rise over the run, from the first checkpoint on."""
+def deaths(kills: int, draws: random.Random, *, first: int, steps: int, processes: int) -> list[Death]:
+    """All kinds by turns, at steps that rise over the run, from a first one on."""
     kinds = ["at any moment", *INSIDE]
-    places = sorted(draws.sample(range(EVERY + 1, steps - EVERY), kills))
+    places = sorted(draws.sample(range(first, steps - EVERY), kills))
     return [
         Death(kinds[number % len(kinds)], step, draws.randrange(processes), draws.uniform(0.05, 0.95))
         for number, step in enumerate(places)
@@ -144,7 +147,8 @@ def deaths(kills: int, draws: random.Random, *, steps: int, processes: int) -> l
 def campaign(run: Run, kills: int, seed: int) -> dict[str, object]:
     """Kill and start again, then let it end."""
     made, starts, left = Counter[str](), [], []
-    for death in deaths(kills, random.Random(seed), steps=run.steps, processes=run.processes):
+    first = (2 if run.background else 1) * EVERY + 1  # the second checkpoint waits for the first one
+    for death in deaths(kills, random.Random(seed), first=first, steps=run.steps, processes=run.processes):
         died, seconds = run.kill(death)
         came = re.search(r"continuing .* at step (\d+)", run.said())
         starts.append(int(came[1]) if came else 0)
@@ -219,7 +223,10 @@ def prepare(room: Path) -> Path:
 
 def run(arguments: argparse.Namespace, room: Path) -> dict[str, object]:
     cache = prepare(room)
-    undisturbed, killed = (Run(cache, room / name, arguments.processes, arguments.steps) for name in ("whole", "killed"))
+    undisturbed, killed = (
+        Run(cache, room / name, arguments.processes, arguments.steps, background)
+        for name, background in (("whole", False), ("killed", arguments.background))
+    )
     check("the undisturbed run ends", undisturbed.start().wait() == 0)
     found = campaign(killed, arguments.kills, arguments.seed)
     results = {"steps": arguments.steps, "processes": arguments.processes, "accumulation": ACCUMULATION, **found}
@@ -295,6 +302,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--background", action="store_true", help="the run that is killed writes checkpoints in a thread")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()

@@ -29,7 +29,7 @@ from ldm_train.training.optimization.lr_schedules import LRSchedule
 from ldm_train.training.optimization.optimizers import build_optimizer
 from ldm_train.training.optimization.parameter_groups import SINGLE_GROUP, ParameterGroups
 from ldm_train.training.optimization.row_exchange import average_rows, broadcast_parameters, exclude_embeddings
-from ldm_train.training.optimization.strides import match_optimizer_strides
+from ldm_train.training.optimization.strides import copy_optimizer_state, match_optimizer_strides
 from ldm_train.util.messages import note
 
 
@@ -105,6 +105,7 @@ class Training(pl.LightningModule):
     def on_train_start(self) -> None:
         """Go on as if this division of the global batch, and this length of the run, had been those from the start."""
         for optimizer in self.trainer.optimizers:
+            copy_optimizer_state(optimizer)
             match_optimizer_strides(optimizer)
         for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
             assert isinstance(scheduler, LambdaLR)

@@ -53,7 +53,7 @@ def on_two_ranks(cache: Path, train_words: list[str], tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="module")
 def two_ranks(on_two_ranks: Callable[..., Path]) -> Path:
-    return on_two_ranks()
+    return on_two_ranks("checkpoint.background=true")
 
 
 def test_metrics_equal_those_of_one_process(two_ranks: Path, one: Path) -> None:

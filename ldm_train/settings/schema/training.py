@@ -52,6 +52,9 @@ class CheckpointSettings(Section):
         "with trainer.strategy=fsdp2, each process writes its part; for models that fill one machine's memory",
         free=True,
     )
+    background: Annotated[bool | Literal["auto"], Words("true, false or auto")] = setting(
+        "auto", "write checkpoints while training goes on, with a copy in the CPU's memory; auto: on a GPU", free=True
+    )
 
 
 class HealthSettings(Section):

@@ -4,15 +4,18 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning import Callback
 
 from ldm_train.training.base_module import Training
 from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.callbacks.step_log import step_ended
+from ldm_train.training.checkpoints.background_writer import BackgroundWriter
 from ldm_train.training.checkpoints.checkpoint_files import BEST, keep_as, last_checkpoint, prune, read_step
 from ldm_train.training.checkpoints.sharded_checkpoint import remove_unnamed_shares
 from ldm_train.training.loggers.dashboards import TIMING_PREFIX, flush_dashboards, log_checkpoint
@@ -35,9 +38,10 @@ class Keeping:
         best: the one of the best value of this metric stays too, as `best.ckpt`; None for none.
         best_is: which value of it is best.
         shares: with sharded parameters, each process writes its part.
+        background: write while training goes on, with a copy in the CPU's memory; "auto": on a GPU, unless in shares.
 
     Raises:
-        ValueError: steps to keep at which none is written.
+        ValueError: steps to keep at which none is written, or shares in the background.
     """
 
     every: int
@@ -46,12 +50,18 @@ class Keeping:
     best: str | None = None
     best_is: Literal["lowest", "highest"] = "lowest"
     shares: bool = False
+    background: bool | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         if self.keep_every is not None and self.keep_every % self.every:
             raise ValueError(
                 f"checkpoint.keep_every={self.keep_every} must be a multiple of checkpoint.every={self.every}, "
                 "the steps at which there is one"
+            )
+        if self.shares and self.background is True:
+            raise ValueError(
+                "checkpoint.background=true does not go with checkpoint.shares=true, which all processes write together; "
+                "leave checkpoint.background=auto"
             )
         if self.best is not None and self.best.startswith(TIMING_PREFIX):
             raise ValueError(f"checkpoint.best={self.best} is of the clock, not of the weights; see validation_loss")
@@ -86,10 +96,14 @@ class Checkpoints(Callback):
         self.best_step: int | None = None
         self._warned = False
         self._kept: int | None = None  # the step after which nothing was left undone
+        self._writer: BackgroundWriter | None = None
+        self._saving = 0  # the step that it writes
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse at once what a full disk would end at the first checkpoint."""
         assert isinstance(pl_module, Training)
+        if self._in_background(trainer.strategy.root_device):
+            self._writer = BackgroundWriter()
         make_folder(self.path.parent)
         size = COPIES * sum(p.nbytes for p in pl_module.trained_parameters().values())
         # For a moment one more than are kept, of which a continued run has some.
@@ -111,11 +125,23 @@ class Checkpoints(Callback):
     ) -> None:
         if not step_ended(trainer, batch_idx):
             return
+        self._finish(trainer, wait=False)
         step = trainer.global_step
         due = step % self.keeping.every == 0 or step == trainer.max_steps or trainer.should_stop
         if self._is_best(step) or due:
             with self.spent("checkpoints"):
                 self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with self.spent("checkpoints"):
+            self._finish(trainer, wait=True)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Wait for the last checkpoint. If that failed too, it is a warning: the run ends with the exception."""
+        try:
+            self._finish(trainer, wait=True)
+        except Exception as error:
+            warn(str(error))
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[RUN_ID] = self.run_id
@@ -146,15 +172,33 @@ class Checkpoints(Callback):
         return True
 
     def _save(self, trainer: pl.Trainer) -> None:
+        self._finish(trainer, wait=True)
         self._tell_unknown(trainer)
         flush_dashboards(trainer)
         if self.path.is_file():
             self._refuse_full(self.path.stat().st_size, "the next checkpoint")
+        self._saving = step = trainer.global_step
+        if self._writer is not None:
+            later = partial(self._writer.start, then=partial(self._written, step))
+            trainer.save_checkpoint(self.path, weights_only=False, storage_options=later)
+            return
         trainer.save_checkpoint(self.path, weights_only=False)
         if trainer.is_global_zero:
-            self.saved(trainer.global_step)
-            self._keep(trainer.global_step)
-        log_checkpoint(trainer, self.path)
+            self._written(step)
+        log_checkpoint(trainer, self.path, step)
+
+    def _in_background(self, device: torch.device) -> bool:
+        keeping = self.keeping
+        return (device.type == "cuda" and not keeping.shares) if keeping.background == "auto" else keeping.background
+
+    def _written(self, step: int) -> None:
+        self.saved(step)
+        self._keep(step)
+
+    def _finish(self, trainer: pl.Trainer, *, wait: bool) -> None:
+        """Log a checkpoint that was written in the background; raise what writing it raised."""
+        if self._writer is not None and self._writer.finish(wait=wait):
+            log_checkpoint(trainer, self.path, self._saving)
 
     def _tell_unknown(self, trainer: pl.Trainer) -> None:
         """Say once, at the first checkpoint, that there may never be a best one."""

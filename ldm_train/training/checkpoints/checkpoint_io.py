@@ -1,6 +1,7 @@
 """How Lightning writes and reads checkpoints: whole or absent, and of nothing that could only be read by running code."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ldm_train.training.checkpoints.checkpoint_files import read_step
-from ldm_train.training.checkpoints.sharded_checkpoint import whole
+from ldm_train.training.checkpoints.sharded_checkpoint import Tree, whole
 from ldm_train.util.files import atomic_path
 
 STORABLE = (torch.Tensor, str, bytes, bool, int, float, NoneType, torch.dtype, torch.device)
@@ -19,21 +20,42 @@ class WholeFiles(TorchCheckpointIO):
     """Lightning's way to files, by which a checkpoint is written under another name, read again, flushed, and renamed."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Raises:
-        OSError: naming the file, what went wrong, and the room there is; what was at `path` is as it was.
-        ValueError: a callback's state cannot be stored; it names the callback.
+        """Write a checkpoint, or have a function do it later.
+
+        Args:
+            storage_options: (checkpoint, write) to None, which calls `write` with a copy; None to write now.
+
+        Raises:
+            OSError: naming the file, what went wrong, and the room there is; what was at `path` is as it was.
+            ValueError: a callback's state cannot be stored; it names the callback.
         """
         for name, state in checkpoint.get("callbacks", {}).items():
             check_state(name, state)
-        # torch's writer reports a failed write by a RuntimeError, and reading it again by a ValueError.
-        with atomic_path(Path(path), failures=(RuntimeError, OSError, ValueError)) as temporary:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-            read_step(temporary)
+        write = partial(write_whole, Path(path))
+        if storage_options is None:
+            write(checkpoint)
+        else:
+            storage_options(checkpoint, write)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """One in shares too, where the parameters are not sharded."""
-        return whole(super().load_checkpoint(path, map_location, weights_only=weights_only), Path(path))
+        """Return a checkpoint whose tensors are mapped: all ranks of a machine read the file's memory once.
+
+        One in shares is put together, where the parameters are not sharded.
+        """
+        return whole(torch.load(path, map_location=map_location, weights_only=weights_only, mmap=True), Path(path))
+
+
+def write_whole(path: Path, checkpoint: Tree) -> None:
+    """Write a checkpoint to a file that is there only when all of it is.
+
+    Raises:
+        OSError: see `WholeFiles.save_checkpoint`.
+    """
+    # torch's writer reports a failed write by a RuntimeError, and reading it again by a ValueError.
+    with atomic_path(path, failures=(RuntimeError, OSError, ValueError)) as temporary:
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+        read_step(temporary)
 
 
 def check_state(name: str, state: object) -> None:

@@ -139,9 +139,9 @@ def log_record(trainer: pl.Trainer, name: str, record: PlainRecord) -> None:
     _each(trainer, lambda dashboard: dashboard.record(name, record, trainer.global_step))
 
 
-def log_checkpoint(trainer: pl.Trainer, path: Path) -> None:
-    """Log a checkpoint that was just written."""
-    _each(trainer, lambda dashboard: dashboard.checkpoint(path, trainer.global_step))
+def log_checkpoint(trainer: pl.Trainer, path: Path, step: int) -> None:
+    """Log the checkpoint of a step, which was just written."""
+    _each(trainer, lambda dashboard: dashboard.checkpoint(path, step))
 
 
 def flush_dashboards(trainer: pl.Trainer) -> None:

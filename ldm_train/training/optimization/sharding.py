@@ -82,7 +82,7 @@ class FullySharded(ModelParallelStrategy):
             folder = self.broadcast(new_folder(path) if self.is_global_zero else path)
             Strategy.save_checkpoint(self, write_shares(checkpoint, folder), path)
         else:
-            Strategy.save_checkpoint(self, self.gathered(checkpoint), filepath)
+            Strategy.save_checkpoint(self, self.gathered(checkpoint), filepath, storage_options)
 
     def gathered(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """Return the checkpoint with every tensor in full and on the CPU; only process 0 gets all of it."""

@@ -50,6 +50,12 @@ def match_optimizer_strides(optimizer: Optimizer) -> None:
             state[name] = match_strides(value, parameter)
 
 
+def copy_optimizer_state(optimizer: Optimizer) -> None:
+    """Copy what an optimizer keeps on the CPU, in place: it may lie in a mapped file, which would be kept with it."""
+    for state in optimizer.state.values():
+        state.update({name: v.clone() for name, v in state.items() if isinstance(v, Tensor) and v.device.type == "cpu"})
+
+
 def memory_order(tensor: Tensor) -> list[int]:
     """Return the strides of the dimensions along which a tensor has more than one number; others move nothing."""
     part = local_part(tensor)

@@ -65,8 +65,8 @@ def runs(cache: Path, one: Path, train_words: list[str], tmp_path_factory: pytes
         job("whole", "checkpoint.shares=true"),
         job("cut", "checkpoint.shares=true", "pictures.prompts=[]", cut_at=6),
         job("cut", "checkpoint.shares=true", "pictures.prompts=[]"),
-        job("continued", "max_steps=9", "pictures.prompts=[]"),
-        job("adapters", f"network.weights={one}", *ADAPTERS),
+        job("continued", "max_steps=9", "pictures.prompts=[]", "checkpoint.background=true"),
+        job("adapters", f"network.weights={one}", *ADAPTERS, "checkpoint.background=true"),
     ]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", Path(__file__).parents[1] / "driver.py"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -178,6 +178,10 @@ def test_a_plain_value_is_swapped_in_without_a_copy() -> None:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
+        (
+            ["trainer.strategy=fsdp2", "checkpoint.shares=true", "checkpoint.background=true"],
+            "leave checkpoint.background=auto",
+        ),
         (["trainer.strategy=fsdp2", "channels_last=true"], "set channels_last=false"),
         (["trainer.strategy=fsdp2", "compile=inductor"], "set compile=null"),
         (["trainer.strategy=fsdp"], "did you mean 'fsdp2'?"),
