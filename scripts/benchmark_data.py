@@ -40,7 +40,8 @@ from ldm_train.data.cache.writer import merge_parts
 from ldm_train.data.pictures.crops import CentreCrop
 from ldm_train.data.pictures.decoding import decode_picture, render_view
 from ldm_train.data.pictures.images import to_signed
-from ldm_train.data.scan.survey import Scanned, Survey
+from ldm_train.data.scan.scanned_pictures import Scanned, ScannedPictures
+from ldm_train.data.scan.survey import Survey
 from ldm_train.data.sources.items import Item
 from ldm_train.settings.composition import build, compose_as
 from ldm_train.settings.schema.using import EncodeSettings
@@ -146,7 +147,7 @@ def run_large(arguments: argparse.Namespace, room: Path) -> dict[str, object]:
 def write_cache(folder: Path, records: int) -> None:
     """A cache of so many records, each with a caption of its own, from a thousand different rows of random values."""
     folder.mkdir()
-    survey = Survey([_seen(number) for number in range(records)])
+    survey = Survey(ScannedPictures(_seen(number) for number in range(records)))
     kinds = Provenance({"of": "pictures"}), Provenance({"of": "captions"})
     plan = CachePlan(survey, CentreCrop(SIZE), pictures=kinds[0], captions=kinds[1], bad={})
     random, parts, count = torch.Generator().manual_seed(0), folder / "parts", 1000

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -82,7 +83,7 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
     memory = ScanMemory(remembered) if config.unchanged_by == "stat" else None
     captioned, specs = reads_captions(config.text_encoder), file_specs(config)
     found = survey_source(config, captioned=captioned, memory=memory, spool=place.spool, specs=specs)
-    config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
+    config = config.with_values(text_encoder=name_classes(config.text_encoder, partial(list_labels, found)))
     tf32 = uses_tf32(config.trainer)
     encoders = describe_encoders(config, known.manifest, cache=place.folder, tf32=tf32)
     job = EncodingJob(config, place, crop, known, found, encoders)

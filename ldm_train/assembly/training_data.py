@@ -189,7 +189,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     crop = build(config.crop, "crop", image_size=config.image_size)
     found = survey_source(config, captioned=reads_captions(config.text_encoder), specs=file_specs(config))
     assert config.text_encoder is not None
-    config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
+    config = config.with_values(text_encoder=name_classes(config.text_encoder, partial(list_labels, found)))
     config = fill_numbers(config, partial(list_column, found), partial(list_fields, found))
     parts = build_parts(config)
     probe_parts(parts, config)

@@ -12,7 +12,8 @@ from typing import Any
 from ldm_train.data.cache.entries import Entry, name_content
 from ldm_train.data.cache.manifest import Provenance, to_json_lines
 from ldm_train.data.pictures.crops import Crop, View, format_size
-from ldm_train.data.scan.survey import Scanned, Survey
+from ldm_train.data.scan.scanned_pictures import Scanned
+from ldm_train.data.scan.survey import Survey
 from ldm_train.util.files import atomic_write
 from ldm_train.util.safe_json import Json, read_json, read_object
 
