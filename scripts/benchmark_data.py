@@ -34,8 +34,9 @@ from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.manifest import Provenance
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.cache.reader import LatentCache
+from ldm_train.data.cache.row_places import RowLocation
 from ldm_train.data.cache.shards import save_rows
-from ldm_train.data.cache.staging import ReusableRows, RowLocation
+from ldm_train.data.cache.staging import ReusableRows
 from ldm_train.data.cache.writer import merge_parts
 from ldm_train.data.pictures.crops import CentreCrop
 from ldm_train.data.pictures.decoding import decode_picture, render_view
@@ -159,7 +160,7 @@ def write_cache(folder: Path, records: int) -> None:
     save_rows({"tokens": tokens, "embeddings": embeddings}, parts / "captions")
     [names] = plan.rows.values()
     places = {name: RowLocation(parts / "latents", n % count) for n, name in enumerate(names)}
-    places |= {name: RowLocation(parts / "captions", n % count) for n, name in enumerate(plan.caption_rows.values())}
+    places |= {name: RowLocation(parts / "captions", n % count) for n, name in enumerate(plan.caption_names)}
     settings: Json = {"pictures": dict(kinds[0].settings), "captions": dict(kinds[1].settings)}
     made_by: dict[str, Json] = {"image_size": SIZE, "encoding": settings, "autoencoder": {}, "text_encoder": {}}
     (folder / "cache").mkdir()

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from ldm_train.data.cache.reader import EncodedExamples, LatentCache, open_cache
 from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.map_values import describe_specs
+from ldm_train.data.scan.ordered_pictures import ItemsByKey
 from ldm_train.data.scan.source_review import group_problems
 from ldm_train.data.sources.items import Item
 from ldm_train.settings.composition import build
@@ -200,7 +202,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     plan = CachePlan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
     for line in group_problems(plan.problems):
         note(f"left out {line}")
-    rendering = render_source(config, {seen.item.key: seen.item for seen in plan.scanned}, crop, parts)
+    rendering = render_source(config, ItemsByKey(plan.scanned), crop, parts)
     live = open_live_pictures(config, plan, rendering)
     probe_reading(parts.conditions.each, config.conditions, live)
     if config.scale_check and parts.autoencoder.factor > 1:
@@ -208,12 +210,14 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     made_by = {
         name: value for name, value in encoders.made_by(config, crop).items() if name not in ("autoencoder", "text_encoder")
     }
-    content = to_canonical_json(made_by) + "".join(plan.texts_on_disk().values())
+    content = hashlib.sha256(to_canonical_json(made_by).encode())
+    for part in chain.from_iterable(plan.texts_on_disk().values()):
+        content.update(part.encode())
     return (
         config,
         parts,
         OnTheFly(live, **batch_settings(config, live, parts)),
-        hashlib.sha256(content.encode()).hexdigest(),
+        content.hexdigest(),
     )
 
 

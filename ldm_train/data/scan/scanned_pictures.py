@@ -84,7 +84,6 @@ class ScannedPictures(Column[Scanned]):
 
     def item(self, place: int) -> Item:
         key = self.keys[place]
-        fields = self._fields[place]
         maps = {name: column.find(place, key) for name, column in self._maps.items()}
         return Item(
             key,
@@ -92,10 +91,14 @@ class ScannedPictures(Column[Scanned]):
             self.captions(place),
             key,
             bool(self.held_out[place]),
-            parse_json(fields) if fields else {},  # type: ignore[arg-type]
+            self.fields(place),
             repeats=self.repeats.get(place, 1),
             maps={name: picture for name, picture in maps.items() if picture is not None},
         )
+
+    def fields(self, place: int) -> dict[str, str]:
+        values = self._fields[place]
+        return parse_json(values) if values else {}  # type: ignore[return-value]
 
     def captions(self, place: int) -> tuple[str, ...]:
         return tuple(self.texts[self.text_start(place) : self.text_ends[place]])
