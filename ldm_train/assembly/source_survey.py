@@ -11,7 +11,7 @@ from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.pictures.crops import format_size
 from ldm_train.data.pictures.map_values import MapSpec
 from ldm_train.data.scan.inspection import Decoder
-from ldm_train.data.scan.scanned_pictures import ScannedItems
+from ldm_train.data.scan.scanned_pictures import ScannedCaptions
 from ldm_train.data.scan.source_review import group_problems, judge_labels, judge_unread, review_captions
 from ldm_train.data.scan.survey import ScanMemory, Survey, survey_items
 from ldm_train.settings.composition import build
@@ -57,8 +57,8 @@ def survey_source(
         )
         progress.update(task, total=len(found.scanned) + len(found.problems))
     decoder = Decoder("white", config.max_pixels, pixels=pixels)
-    items = ScannedItems(found.scanned)
-    examples, odd = review_captions(items, lambda item: item.picture is None or decoder(item).problem is None)
+    captions, item_of = ScannedCaptions(found.scanned), found.scanned.item
+    examples, odd = review_captions(captions, item_of, lambda item: item.picture is None or decoder(item).problem is None)
     usable = len(found.scanned)
     problem, unread = judge_unread(source.unread, usable=usable, unusable=found.num_unusable, most=config.max_unusable)
     for line in [*source.notes, *describe_unused_maps(source.maps, specs), *examples]:
@@ -71,7 +71,7 @@ def survey_source(
     if not found.scanned:
         listed = "\n".join(f"  {line}" for line in islice(group_problems(found.problems), 10))
         raise ValueError(f"nothing in the source can be used:\n{listed}")
-    if labels := judge_labels(items):
+    if labels := judge_labels(captions, item_of):
         raise ValueError(labels)
     if problem:
         raise ValueError("\n  ".join([problem, *islice(group_problems(found.problems), 10)]))

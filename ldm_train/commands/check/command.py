@@ -51,7 +51,7 @@ from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.scan.inspection import Decoder, Inspected, inspect_items, survey_from_inspection
-from ldm_train.data.scan.scanned_pictures import ScannedItems
+from ldm_train.data.scan.scanned_pictures import ScannedCaptions
 from ldm_train.data.scan.source_review import judge_labels, review_captions
 from ldm_train.data.scan.survey import Survey
 from ldm_train.data.sources.items import Item
@@ -91,8 +91,8 @@ def run(settings: CheckSettings) -> int:
     source.needs_captions = reads_captions(settings.text_encoder)
     inspected = inspect_source(source, decoder)
     survey = survey_from_inspection(inspected)
-    items = ScannedItems(survey.scanned)
-    examples, odd = review_captions(items)
+    captions, item_of = ScannedCaptions(survey.scanned), survey.scanned.item
+    examples, odd = review_captions(captions, item_of)
     settings = settings.with_values(text_encoder=name_classes(settings.text_encoder, partial(list_labels, survey)))
     with collecting_messages() as about_numbers:
         settings = attempt(fill_numbers, settings, partial(list_column, survey), partial(list_fields, survey)) or settings
@@ -124,7 +124,7 @@ def run(settings: CheckSettings) -> int:
         chunk=length - 2 if isinstance(length, int) else None,
     )
     judge_source(report, source.unread, strict=settings.strict, most=settings.max_unusable)
-    labels = judge_labels(items)
+    labels = judge_labels(captions, item_of)
     report.reasons += [*([labels] if labels else []), *attempt.reasons]
     for line in format_report(report):
         print(line)

@@ -39,6 +39,8 @@ class RowPlaces(Mapping[str, RowLocation]):
         self.__dict__.pop("_order", None)
 
     def __getitem__(self, name: str) -> RowLocation:
+        if not self._files:
+            raise KeyError(name)
         found = int(self._names.array().searchsorted(bytes.fromhex(name), "right", self._order)) - 1
         place = int(self._order[found]) if found >= 0 else None
         if place is None or self._names[place] != name:

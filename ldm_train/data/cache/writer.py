@@ -105,11 +105,11 @@ def merge_parts(
     open_file = lru_cache(maxsize=64)(load_rows)
 
     def fetch(name: str) -> Rows:
-        if name not in places:
+        place = places.get(name)
+        if place is None:
             raise ValueError(
                 f"a part of {folder.parent} was lost while encoding; repeat the command, which encodes it again"
             )
-        place = places[name]
         return {key: rows[place.number] for key, rows in open_file(place.path).items()}
 
     families = {f"latents-{format_bucket(shape)}": names for shape, names in plan.rows.items()}

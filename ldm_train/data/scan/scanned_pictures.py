@@ -118,8 +118,8 @@ class ScannedPictures(Column[Scanned]):
         return {name: digest for name, digest in found.items() if digest is not None}
 
 
-class ScannedItems(Column[Item]):
-    """The items of scanned pictures."""
+class ScannedCaptions(Column[tuple[str, ...]]):
+    """The captions of each scanned picture."""
 
     def __init__(self, scanned: ScannedPictures) -> None:
         self.scanned = scanned
@@ -127,8 +127,8 @@ class ScannedItems(Column[Item]):
     def __len__(self) -> int:
         return len(self.scanned)
 
-    def value(self, place: int) -> Item:
-        return self.scanned.item(place)
+    def value(self, place: int) -> tuple[str, ...]:
+        return self.scanned.captions(place)
 
 
 class PictureColumn:

@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 
-import numpy as np
-
 from ldm_train.data.sources.caption_texts import is_box_label
 from ldm_train.data.sources.items import MISSING, Item, format_name
-from ldm_train.util.packed_columns import Selection, TextColumn, select_distinct
+from ldm_train.util.packed_columns import TextColumn, select_distinct
 from ldm_train.util.prompt_syntax import NO_EFFECT, find_web_ui_syntax
 from ldm_train.util.text import shorten
 
@@ -30,58 +28,63 @@ SENTENCE_ENDS = tuple(".!?\"'\u201d\u3002\uff01\uff1f")
 
 
 def review_captions(
-    items: Sequence[Item], is_usable: Callable[[Item], bool] = lambda item: True
+    every: Sequence[tuple[str, ...]],
+    item_of: Callable[[int], Item],
+    is_usable: Callable[[Item], bool] = lambda item: True,
 ) -> tuple[list[str], list[str]]:
     """Return three captions as they are trained, and warnings about odd ones.
 
     Args:
-        items: they are read one by one, since there may be millions.
+        every: the captions of each item, which are read one by one, since there may be millions.
+        item_of: returns the item of a place in `every`; it is called of a few.
         is_usable: whether the caption of an item may be an example; it is called of a few items.
     """
     captioned, texts = array("Q"), TextColumn()
-    many, most, split, lines = 0, list[Item](), 0, list[Item]()
-    for place, item in enumerate(items):
-        if not any(item.captions):
+    many, most, split, lines = 0, list[int](), 0, list[int]()
+    for place, captions in enumerate(every):
+        if not any(captions):
             continue
         captioned.append(place)
-        for text in filter(None, item.captions):
+        for text in filter(None, captions):
             texts.append(text)
-        if len(item.captions) > MANY:
+        if len(captions) > MANY:
             many += 1
-            most = [item] if not most or len(item.captions) > len(most[0].captions) else most
-        if len(item.captions) > 1 and looks_like_one_text(item.captions):
+            most = [place] if not most or len(captions) > len(every[most[0]]) else most
+        if len(captions) > 1 and looks_like_one_text(captions):
             split += 1
-            lines = lines or [item]
+            lines = lines or [place]
     examples = [
         f"caption of {format_name(item.key)}: {format_caption(item.captions[number % len(item.captions)])}"
         + (f" ({number % len(item.captions) + 1} of {len(item.captions):,})" if len(item.captions) > 1 else "")
-        for number, item in enumerate(_choose_examples(Selection(items, np.array(captioned, np.int64)), is_usable))
+        for number, item in enumerate(_choose_examples(captioned, item_of, is_usable))
     ]
     warnings = [
         f"{many:,} of {len(captioned):,} pictures have more than {MANY} captions, {format_name(item.key)} has "
         f"{len(item.captions):,}; one of them is drawn at each step. If the lines of a text file are one text, set "
         "source.lines=one"
-        for item in most
+        for item in map(item_of, most)
     ]
     warnings += [
         f"the captions of {split:,} of {len(captioned):,} pictures look like lines of one text, such as "
         f"{format_caption(item.captions[0], 40)} and {format_caption(item.captions[1], 40)} "
         "(source.lines=one makes one caption of a text file)"
-        for item in lines
+        for item in map(item_of, lines)
     ]
     return examples, warnings + list(_list_odd(select_distinct(texts)))
 
 
-def judge_labels(items: Iterable[Item]) -> str | None:
-    """Return an error if the captions of most pictures are labels of an object detector."""
-    captioned, boxes, first = 0, 0, None
-    for item in items:
-        if any(item.captions):
+def judge_labels(every: Iterable[tuple[str, ...]], item_of: Callable[[int], Item]) -> str | None:
+    """Return an error if the captions of most pictures are labels of an object detector; arguments as in `review_captions`."""
+    captioned, boxes, place_of_first = 0, 0, None
+    for place, captions in enumerate(every):
+        if any(captions):
             captioned += 1
-            if all(map(is_box_label, item.captions)):
-                boxes, first = boxes + 1, first or item
-    if first is None or 2 * boxes <= captioned:
+            if all(map(is_box_label, captions)):
+                boxes += 1
+                place_of_first = place if place_of_first is None else place_of_first
+    if place_of_first is None or 2 * boxes <= captioned:
         return None
+    first = item_of(place_of_first)
     return (
         f"the captions of {boxes:,} of {captioned:,} pictures look like YOLO labels, not captions, such as "
         f"{format_caption(first.captions[0])} of {format_name(first.key)}; source.captions_from=FOLDER reads captions "
@@ -89,11 +92,11 @@ def judge_labels(items: Iterable[Item]) -> str | None:
     )
 
 
-def _choose_examples(items: Sequence[Item], is_usable: Callable[[Item], bool]) -> list[Item]:
+def _choose_examples(places: Sequence[int], item_of: Callable[[int], Item], is_usable: Callable[[Item], bool]) -> list[Item]:
     """Return the first item, one from the middle and the last, or others, with different captions if possible."""
-    spread = [items[place] for place in (0, len(items) // 2, len(items) - 1)] if items else []
+    spread = [places[place] for place in (0, len(places) // 2, len(places) - 1)] if places else []
     chosen: dict[tuple[str, ...], Item] = {}
-    for item in [*spread, *items[:100]]:
+    for item in map(item_of, [*spread, *places[:100]]):
         if len(chosen) < EXAMPLES and item.captions not in chosen and is_usable(item):
             chosen[item.captions] = item
     return list(chosen.values())
