@@ -182,7 +182,6 @@ def encode_watched(folder: Path) -> dict[str, float]:
         f"source.path={folder}",
         "autoencoder=identity",
         f"image_size={TINY}",
-        "batch_size=64",
         "trainer.accelerator=cpu",
     ]
     whole(words, folder.with_suffix(".cache"))

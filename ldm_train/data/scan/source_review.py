@@ -74,7 +74,7 @@ def review_captions(
 
 
 def judge_labels(every: Iterable[tuple[str, ...]], item_of: Callable[[int], Item]) -> str | None:
-    """Return an error if the captions of most pictures are labels of an object detector; arguments as in `review_captions`."""
+    """Return an error if the captions of most pictures are labels of an object detector; see `review_captions`."""
     captioned, boxes, place_of_first = 0, 0, None
     for place, captions in enumerate(every):
         if any(captions):
