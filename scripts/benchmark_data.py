@@ -2,6 +2,7 @@
 
     python scripts/benchmark_data.py encode    # the quick start's autoencoder, 1,000 pictures of 512x512
     python scripts/benchmark_data.py large     # an autoencoder of Stable Diffusion's size, 32 such pictures
+    python scripts/benchmark_data.py memory    # memory for each picture, from encodings of 10,000 and 30,000 tiny ones
     python scripts/benchmark_data.py read      # 100,000 records in batches of 64: 15 GB in --folder, while it runs
 
 Encoding is measured in CPU seconds, of all threads: reading, decoding and resizing every picture in a loop; the autoencoder
@@ -19,14 +20,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from measuring import cpu_seconds, drawn, status_bytes, write_results
+from PIL import Image
 
 from ldm_train.assembly.cache_identity import describe_encoders
 from ldm_train.commands.encode import command as encode
@@ -34,13 +38,15 @@ from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.manifest import Provenance
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.cache.reader import LatentCache
+from ldm_train.data.cache.row_places import RowLocation
 from ldm_train.data.cache.shards import save_rows
-from ldm_train.data.cache.staging import ReusableRows, RowLocation
+from ldm_train.data.cache.staging import ReusableRows
 from ldm_train.data.cache.writer import merge_parts
 from ldm_train.data.pictures.crops import CentreCrop
 from ldm_train.data.pictures.decoding import decode_picture, render_view
 from ldm_train.data.pictures.images import to_signed
-from ldm_train.data.scan.survey import Scanned, Survey
+from ldm_train.data.scan.scanned_pictures import Scanned, ScannedPictures
+from ldm_train.data.scan.survey import Survey
 from ldm_train.data.sources.items import Item
 from ldm_train.settings.composition import build, compose_as
 from ldm_train.settings.schema.using import EncodeSettings
@@ -48,6 +54,7 @@ from ldm_train.training.encoding import Encoding
 from ldm_train.util.safe_json import Json
 
 SIDE, SIZE, BATCH = 512, 256, 16
+TINY, COUNTS = 8, (10_000, 30_000)
 RECORDS, ROWS, DRAWN = (1_000, 10_000, 100_000), 64, 20_000
 
 
@@ -143,10 +150,50 @@ def run_large(arguments: argparse.Namespace, room: Path) -> dict[str, object]:
     return encoding(words, pictures=arguments.pictures or 32, rounds=arguments.rounds, room=room)
 
 
+def run_memory(arguments: argparse.Namespace, room: Path) -> dict[str, object]:
+    """Peaks of the memory that no file backs, and what each further picture adds to them."""
+    peaks = []
+    for count in COUNTS:
+        folder = room / str(count)
+        folder.mkdir()
+        noise = np.random.default_rng(0)
+        for number in range(count):
+            path = folder / f"{number:06}.png"
+            Image.fromarray(noise.integers(0, 256, (TINY, TINY, 3), np.uint8)).save(path)
+            path.with_suffix(".txt").write_text(f"a drawing of wave number {number} in blue\n", encoding="utf-8")
+        peaks.append(run_child("child_memory", folder)["peak_bytes"])
+        print(f"{count:,} pictures: {peaks[-1] / 2**20:.1f} MiB", flush=True)
+    each = (peaks[1] - peaks[0]) / (COUNTS[1] - COUNTS[0])
+    return {"pictures": COUNTS, "peak_bytes": peaks, "bytes_per_picture": each}
+
+
+def encode_watched(folder: Path) -> dict[str, float]:
+    """The peak of this process's memory that no file backs while it encodes a folder, read every 10 ms."""
+    peak, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.01):
+            peak = max(peak, status_bytes("RssAnon"))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    words = [
+        f"source.path={folder}",
+        "autoencoder=identity",
+        f"image_size={TINY}",
+        "trainer.accelerator=cpu",
+    ]
+    whole(words, folder.with_suffix(".cache"))
+    done.set()
+    watching.join()
+    return {"peak_bytes": peak}
+
+
 def write_cache(folder: Path, records: int) -> None:
     """A cache of so many records, each with a caption of its own, from a thousand different rows of random values."""
     folder.mkdir()
-    survey = Survey([_seen(number) for number in range(records)])
+    survey = Survey(ScannedPictures(_seen(number) for number in range(records)))
     kinds = Provenance({"of": "pictures"}), Provenance({"of": "captions"})
     plan = CachePlan(survey, CentreCrop(SIZE), pictures=kinds[0], captions=kinds[1], bad={})
     random, parts, count = torch.Generator().manual_seed(0), folder / "parts", 1000
@@ -158,7 +205,7 @@ def write_cache(folder: Path, records: int) -> None:
     save_rows({"tokens": tokens, "embeddings": embeddings}, parts / "captions")
     [names] = plan.rows.values()
     places = {name: RowLocation(parts / "latents", n % count) for n, name in enumerate(names)}
-    places |= {name: RowLocation(parts / "captions", n % count) for n, name in enumerate(plan.caption_rows.values())}
+    places |= {name: RowLocation(parts / "captions", n % count) for n, name in enumerate(plan.caption_names)}
     settings: Json = {"pictures": dict(kinds[0].settings), "captions": dict(kinds[1].settings)}
     made_by: dict[str, Json] = {"image_size": SIZE, "encoding": settings, "autoencoder": {}, "text_encoder": {}}
     (folder / "cache").mkdir()
@@ -182,8 +229,9 @@ def read_all(cache: Path, samples: int) -> dict[str, float]:
     return figures | {"opened_bytes": opened, "after_bytes": status_bytes("RssAnon")}
 
 
-def in_own_process(cache: Path, samples: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "child", "--folder", str(cache), "--pictures", str(samples)]
+def run_child(mode: str, folder: Path, pictures: int = 0) -> dict[str, float]:
+    """What another process prints last."""
+    command = [sys.executable, __file__, mode, "--folder", str(folder), "--pictures", str(pictures)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(said.splitlines()[-1])
 
@@ -204,10 +252,10 @@ def run_read(arguments: argparse.Namespace, room: Path) -> dict[str, object]:
         size = sum(path.stat().st_size for path in files)
         print(f"{records:,} records, {size / 2**30:.1f} GiB, written in {time.perf_counter() - start:.0f} s", flush=True)
         forget(files)
-        cold = in_own_process(folder / "cache", min(records, DRAWN))
+        cold = run_child("child", folder / "cache", min(records, DRAWN))
         subprocess.run(["cat", *files], check=True, stdout=subprocess.DEVNULL)
-        warm = [in_own_process(folder / "cache", DRAWN) for _ in range(arguments.rounds)]
-        twice = in_own_process(folder / "cache", 2 * records)
+        warm = [run_child("child", folder / "cache", DRAWN) for _ in range(arguments.rounds)]
+        twice = run_child("child", folder / "cache", 2 * records)
         medians = {name: statistics.median(figures[name] for figures in warm) for name in cold}
         results[f"{records} records"] = {"bytes": size, "warm": medians, "cold": cold, "two_epochs": twice}
         for name, figures in (("cold", cold), ("warm", medians), ("two epochs", twice)):
@@ -217,12 +265,12 @@ def run_read(arguments: argparse.Namespace, room: Path) -> dict[str, object]:
     return results
 
 
-MODES = {"encode": run_encode, "large": run_large, "read": run_read}
+MODES = {"encode": run_encode, "large": run_large, "memory": run_memory, "read": run_read}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=[*MODES, "child"])
+    parser.add_argument("mode", choices=[*MODES, "child", "child_memory"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pictures", type=int, help="another number of them, or of records")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -232,6 +280,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if arguments.mode == "child":
         print(json.dumps(read_all(arguments.folder, arguments.pictures)))
+        return
+    if arguments.mode == "child_memory":
+        print(json.dumps(encode_watched(arguments.folder)))
         return
     cores = len(os.sched_getaffinity(0))
     print(f"torch {torch.__version__}, {arguments.threads} threads on {cores} cores, {arguments.rounds} rounds", flush=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import groupby
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor
 
 from ldm_train.autoencoders.scaling import Scaling
+from ldm_train.data.cache.encoding_batches import PictureRow
 from ldm_train.data.cache.manifest import Manifest
-from ldm_train.data.cache.plan import CachePlan, PictureRow, describe_row
+from ldm_train.data.cache.plan import CachePlan, describe_row
 from ldm_train.data.cache.quality import QUALITY, RECONSTRUCTIONS, Quality
 from ldm_train.data.pictures.decoding import DECODE_ERRORS
 from ldm_train.data.pictures.images import save_png, to_display_bytes, to_signed
 from ldm_train.data.pictures.labelled_grid import draw_captioned_grid
+from ldm_train.data.scan.ordered_pictures import ItemsByKey
 from ldm_train.metrics.pixel_distance import psnr
 from ldm_train.training.callbacks.picture_grids import fit_on_white
 from ldm_train.training.encoding import Encoding
@@ -51,9 +54,9 @@ def choose_sample(plan: CachePlan, count: int) -> list[PictureRow]:
 
     The order of digests is as good as random, and the same every time.
     """
-    readable = [scanned for scanned in plan.first.values() if scanned.item.picture is not None]
-    chosen = sorted(readable, key=lambda scanned: scanned.digest)[:count]
-    return sorted(map(describe_row, chosen), key=lambda row: plan.shapes[row.content])
+    readable = (scanned for scanned in plan.distinct if scanned.item.picture is not None)
+    chosen = nsmallest(count, readable, key=lambda scanned: (scanned.digest, scanned.item.key))
+    return sorted(map(describe_row, chosen), key=lambda row: plan.shape((row.size[0], row.size[1]), row.digest))
 
 
 def count_sample(shapes: Iterable[tuple[int, int]]) -> int:
@@ -91,9 +94,9 @@ def pair_pictures(
     plan: CachePlan, rows: Sequence[PictureRow], images: Sequence[Tensor], decoded: Sequence[Tensor]
 ) -> list[DecodedPicture]:
     """Return the pictures of a plan's rows with their reconstructions; images (3, H, W) are in [-1, 1]."""
-    found = []
+    found, items = [], ItemsByKey(plan.scanned)
     for row, image, again in zip(rows, images, decoded, strict=True):
-        captions = plan.first[row.content].item.captions
+        captions = items[row.key].captions
         shown = to_display_bytes(torch.stack([image, again]))
         value = psnr(again[None].nan_to_num(0, 0, 0), image[None]).item()
         found.append(DecodedPicture(row.key, captions[0] if captions else "", shown[0], shown[1], round(value, 2)))

@@ -18,8 +18,9 @@ from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.trainer import silence_lightning, trainer_options
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.holding_out import count_held_out, warn_of_few_held_out
+from ldm_train.data.cache.encoding_batches import EncodingBatch, PlannedBatches
 from ldm_train.data.cache.manifest import Manifest
-from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_planned_batches
+from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.cache.quality import RECONSTRUCTIONS, Quality
 from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.cache.staging import CacheWorkspace
@@ -48,7 +49,7 @@ def encode_batches(
         todo: the batches, as the first process knows them already.
         items: the pictures with their maps by key; called once all processes are there.
     """
-    if todo == [] and is_only_process(num_nodes=config.trainer.num_nodes):
+    if todo is not None and not todo and is_only_process(num_nodes=config.trainer.num_nodes):
         return None
     silence_lightning()
     set_tf32(uses_tf32(config.trainer))
@@ -70,7 +71,7 @@ def encode_batches(
             factor=autoencoder.factor,
             pixels=read_pixel_format(config.pixels),
         )
-        return Batches(read_planned_batches(place.batches), rendering, pictures=rows)
+        return Batches(PlannedBatches(place.batches), rendering, pictures=rows)
 
     autoencoder, specs = build(config.autoencoder, "autoencoder"), map_specs(config)
     text_encoder = build(config.text_encoder, "text_encoder")
@@ -174,8 +175,8 @@ def print_summary(folder: Path, plan: CachePlan, manifest: Manifest, encoding: E
         f"{manifest.entries} pictures in {folder} ({held_out}, {manifest.captions - 1} captions); "
         f"the latents' deviation after scaling is {deviation:.2f}"
     )
-    if len(plan.named) < len(plan.scanned):
-        note(f"  {len(plan.scanned) - len(plan.named)} of them are copies or repeats of others, and share their latents")
+    if len(plan.distinct) < len(plan.scanned):
+        note(f"  {len(plan.scanned) - len(plan.distinct)} of them are copies or repeats of others, and share their latents")
     for warning in warn_of_few_held_out(manifest.held_out or chosen, manifest.entries, share=None):
         warn(warning)
     lost = plan.lost()

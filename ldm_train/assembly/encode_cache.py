@@ -1,11 +1,14 @@
 """Encode captioned pictures into a latent cache: survey the source, plan, encode what is missing, merge, swap it in."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections import ChainMap
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 from rich.progress import Progress
 
 from ldm_train.assembly.cache_identity import Encoders, describe_encoders
@@ -22,26 +25,22 @@ from ldm_train.assembly.source_survey import (
     survey_source,
 )
 from ldm_train.assembly.trainer import refuse_processes
-from ldm_train.data.cache.entries import read_entries
+from ldm_train.data.cache.encoding_batches import EncodingBatch, PictureRow, PlannedBatches, write_planned_batches
+from ldm_train.data.cache.entries import iterate_entries
 from ldm_train.data.cache.manifest import MAPS_KEY, PIXELS_KEY, VERSION_KEY, Manifest, describe_differences
-from ldm_train.data.cache.plan import (
-    CachePlan,
-    EncodingBatch,
-    PictureRow,
-    read_planned_batches,
-    read_undecodable,
-    write_planned_batches,
-)
+from ldm_train.data.cache.plan import CachePlan, read_undecodable
 from ldm_train.data.cache.quality import read_quality
 from ldm_train.data.cache.staging import CacheWorkspace, ReusableRows
 from ldm_train.data.pictures.crops import Crop
+from ldm_train.data.scan.ordered_pictures import ItemsByKey
 from ldm_train.data.scan.source_review import group_problems
 from ldm_train.data.scan.survey import ScanMemory, Survey
 from ldm_train.data.sources.items import Item, PictureFile, format_name
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EncodeSettings
-from ldm_train.util.files import hidden_path
+from ldm_train.util.files import has_content, hidden_path
 from ldm_train.util.messages import note, warn
+from ldm_train.util.packed_columns import DigestColumn
 from ldm_train.util.processes import is_only_process, launched_rank
 from ldm_train.util.safe_json import Json
 
@@ -64,8 +63,8 @@ class EncodingJob:
         pictures, captions = self.encoders.pictures(self.config, self.crop), self.encoders.captions()
         return CachePlan(self.found, self.crop, pictures=pictures, captions=captions, bad=bad, unread=unread)
 
-    def missing(self, plan: CachePlan, known: Collection[str]) -> list[EncodingBatch]:
-        """Return the batches that remain to be encoded if the rows of these names exist."""
+    def missing(self, plan: CachePlan, known: Container[str]) -> Iterator[EncodingBatch]:
+        """Yield the batches that remain to be encoded if the rows of these names exist."""
         return plan.batches(known, pictures=max(1, self.config.batch_size // self.crop.views))
 
     @property
@@ -82,7 +81,7 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
     memory = ScanMemory(remembered) if config.unchanged_by == "stat" else None
     captioned, specs = reads_captions(config.text_encoder), file_specs(config)
     found = survey_source(config, captioned=captioned, memory=memory, spool=place.spool, specs=specs)
-    config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
+    config = config.with_values(text_encoder=name_classes(config.text_encoder, partial(list_labels, found)))
     tf32 = uses_tf32(config.trainer)
     encoders = describe_encoders(config, known.manifest, cache=place.folder, tf32=tf32)
     job = EncodingJob(config, place, crop, known, found, encoders)
@@ -94,7 +93,7 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
     bad = read_undecodable(place.folder / "report.json") if decoded_alike and "report.json" not in known.damaged else {}
     plan = job.plan(bad)
     refuse_emptying(known, plan, place.folder, prune=config.prune)
-    if not job.missing(plan, known.places) and is_unchanged(known, plan, job.made_by, place.folder):
+    if not any(job.missing(plan, known.places)) and is_unchanged(known, plan, job.made_by, place.folder):
         if not is_only_process(num_nodes=config.trainer.num_nodes):
             release_followers(config, place, crop)
         place.clear()
@@ -128,28 +127,28 @@ def encode_missing(job: EncodingJob, plan: CachePlan, bad: Mapping[str, str]) ->
     parts = read_parts(place.parts)
     if parts.places:
         note(f"{len(parts.places)} pictures and captions were encoded before an interruption")
-    todo = job.missing(plan, known.places.keys() | parts.places.keys() | parts.problems.keys())
-    write_planned_batches(place.batches, todo)
-    items = {seen.item.key: seen.item for seen in plan.first.values()}
+    there = ChainMap[str, object](parts.places, known.places, parts.problems)  # type: ignore[arg-type]
+    todo = write_planned_batches(place.batches, job.missing(plan, there))
+    items = ItemsByKey(plan.scanned)
     encoding = encode_batches(job.config, place, job.crop, todo, lambda: items)
     parts = read_parts(place.parts)
-    names = {content: name for content, name in plan.named.items() if name not in parts.places}
-    plan = job.plan(
-        {**bad, **{content: parts.problems[name] for content, name in names.items() if name in parts.problems}},
-        {content: parts.unread[name] for content, name in names.items() if name in parts.unread},
+    bad_rows, unread = (
+        {name: why for name, why in problems.items() if name not in parts.places}
+        for problems in (parts.problems, parts.unread)
     )
+    plan = job.plan({**bad, **plan.contents_of(bad_rows)}, plan.contents_of(unread))
     for line in group_problems(plan.problems):
         note(f"left out {line}")
     if not plan.scanned:
         place.clear()
         raise ValueError(f"none of {len(plan.problems)} pictures could be encoded; {place.folder} is as it was")
     refuse_emptying(known, plan, place.folder, prune=job.config.prune)
-    rows = len(plan.named) + len(plan.texts)
+    rows = len(plan.distinct) + len(plan.texts)
     with Progress() as progress:
         task = progress.add_task("writing the cache", total=rows)
         manifest = merge_parts(
             plan,
-            {**known.places, **parts.places},
+            ChainMap(parts.places, known.places),  # type: ignore[arg-type]
             known,
             job.made_by,
             place.new,
@@ -177,7 +176,7 @@ def encode_as_follower(config: EncodeSettings, place: CacheWorkspace, crop: Crop
     from ldm_train.assembly.encode_batches import encode_batches
 
     def items() -> dict[str, Item]:
-        rows = {row.key: row for batch in read_planned_batches(place.batches) for row in batch.pictures}
+        rows = {row.key: row for batch in PlannedBatches(place.batches) for row in batch.pictures}
         passed = {key: item for key, row in rows.items() if (item := find_spooled(row, place.spool)) is not None}
         source = build(config.source, "source") if len(passed) < len(rows) else []
         lasting = {item.key: item for item in source if item.key in rows and item.picture and item.picture.lasting}
@@ -199,9 +198,10 @@ def refuse_emptying(known: ReusableRows, plan: CachePlan, folder: Path, *, prune
     """Raise if the new cache would lose many pictures of the old one, as when a disk is not mounted."""
     if known.manifest is None or {"entries.jsonl"} & known.damaged.keys():
         return
-    before = {entry.key: entry.picture for entry in read_entries(folder)}
-    keys, pictures = {seen.item.key for seen in plan.scanned}, {seen.digest for seen in plan.scanned}
-    gone = sorted(key for key, digest in before.items() if key not in keys and digest not in pictures)
+    before = DigestColumn.of(entry.picture for entry in iterate_entries(folder))
+    still = np.isin(before.array(), DigestColumn.of(seen.digest for seen in plan.scanned).array())
+    lost = zip(iterate_entries(folder), still.tolist(), strict=True)
+    gone = sorted(entry.key for entry, there in lost if not there and plan.scanned.find(entry.key) is None)
     if len(gone) > MOST_DROPPED * len(before) and not prune:
         some = "".join(f"\n  {format_name(key)}: {plan.problems.get(key, 'not in the source any more')}" for key in gone[:5])
         raise ValueError(
@@ -214,7 +214,7 @@ def is_unchanged(known: ReusableRows, plan: CachePlan, made_by: Mapping[str, Jso
     """Return whether the cache on disk is the one that would be written."""
     if known.manifest is None or known.damaged or any(getattr(known.manifest, k) != v for k, v in made_by.items()):
         return False
-    return all((folder / name).read_text(encoding="utf-8") == text for name, text in plan.texts_on_disk().items())
+    return all(has_content(folder / name, texts) for name, texts in plan.texts_on_disk().items())
 
 
 def list_changes(manifest: Manifest, made_by: Mapping[str, Json], of: str = "") -> list[str]:

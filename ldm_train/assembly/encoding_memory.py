@@ -1,14 +1,14 @@
 """Estimate the memory that decoding and encoding pictures takes at its peak, and refuse what this machine does not have."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from ldm_train.data.cache.plan import EncodingBatch
+from ldm_train.data.cache.encoding_batches import EncodingBatch
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.map_values import MapSpec
 from ldm_train.training.encoding import CHUNK
@@ -47,7 +47,7 @@ class EncodingMemory:
 
 def estimate_encoding_memory(
     autoencoder: Autoencoder,
-    batches: Sequence[EncodingBatch],
+    batches: Iterable[EncodingBatch],
     crop: Crop,
     *,
     batch_size: int,
@@ -62,19 +62,22 @@ def estimate_encoding_memory(
         workers: processes that decode.
         specs: the maps of each picture, which are counted as if they had its size.
     """
-    rows = [row for batch in batches for row in batch.pictures]
-    first = [crop((batch.pictures[0].size[0], batch.pictures[0].size[1]), "")[0] for batch in batches if batch.pictures]
-    largest = max((view.height * view.width for view in first), default=0)
+    largest_picture, largest = 0, 0
+    for batch in batches:
+        for row in batch.pictures[:1]:
+            view = crop((row.size[0], row.size[1]), "")[0]
+            largest = max(largest, view.height * view.width)
+        largest_picture = max(largest_picture, *(prod(row.size) for row in batch.pictures), 0)
     views = max(1, batch_size // crop.views) * crop.views
     on_gpu = device.type == "cuda"
     at_once = views if on_gpu else CHUNK * min(os.cpu_count() or 1, -(-views // CHUNK))
     channels = getattr(autoencoder, "image_channels", RGB)
-    view = RGB if channels == RGB else FLOAT * channels  # bytes of a pixel
+    pixel = RGB if channels == RGB else FLOAT * channels  # bytes of a pixel
     largest_map = MAP_COPIES * FLOAT * max([0 if channels == RGB else channels, *(spec.num_read for spec in specs)])
     of_maps = sum(FLOAT * spec.num_read / spec.pixels_each(autoencoder.factor) ** 2 for spec in specs)
     return EncodingMemory(
-        pictures=max(1, workers) * max(DECODED, largest_map) * max((prod(row.size) for row in rows), default=0),
-        batches=views * largest * (view * (1 + PREFETCHED * workers) + FLOATS * channels)
+        pictures=max(1, workers) * max(DECODED, largest_map) * largest_picture,
+        batches=views * largest * (pixel * (1 + PREFETCHED * workers) + FLOATS * channels)
         + int(views * largest * of_maps * (2 + PREFETCHED * workers)),
         activations=int(at_once * largest * measure_activations(autoencoder)),
         on_gpu=on_gpu,

@@ -1,6 +1,6 @@
 """Survey a source: the first step of encoding, of training without a cache, and of `check`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.pictures.crops import format_size
 from ldm_train.data.pictures.map_values import MapSpec
 from ldm_train.data.scan.inspection import Decoder
+from ldm_train.data.scan.scanned_pictures import ScannedCaptions
 from ldm_train.data.scan.source_review import group_problems, judge_labels, judge_unread, review_captions
 from ldm_train.data.scan.survey import ScanMemory, Survey, survey_items
 from ldm_train.settings.composition import build
@@ -56,9 +57,8 @@ def survey_source(
         )
         progress.update(task, total=len(found.scanned) + len(found.problems))
     decoder = Decoder("white", config.max_pixels, pixels=pixels)
-    examples, odd = review_captions(
-        (scanned.item for scanned in found.scanned), lambda item: item.picture is None or decoder(item).problem is None
-    )
+    captions, item_of = ScannedCaptions(found.scanned), found.scanned.item
+    examples, odd = review_captions(captions, item_of, lambda item: item.picture is None or decoder(item).problem is None)
     usable = len(found.scanned)
     problem, unread = judge_unread(source.unread, usable=usable, unusable=found.num_unusable, most=config.max_unusable)
     for line in [*source.notes, *describe_unused_maps(source.maps, specs), *examples]:
@@ -71,7 +71,7 @@ def survey_source(
     if not found.scanned:
         listed = "\n".join(f"  {line}" for line in islice(group_problems(found.problems), 10))
         raise ValueError(f"nothing in the source can be used:\n{listed}")
-    if labels := judge_labels(scanned.item for scanned in found.scanned):
+    if labels := judge_labels(captions, item_of):
         raise ValueError(labels)
     if problem:
         raise ValueError("\n  ".join([problem, *islice(group_problems(found.problems), 10)]))
@@ -100,13 +100,15 @@ def check_background(config: SourceSettings) -> None:
 
 def list_labels(found: Survey) -> list[str]:
     """Return all captions of a source, each once."""
-    return sorted({text for seen in found.scanned for text in seen.item.captions})
+    texts = found.scanned.texts
+    return sorted({texts[place] for place in range(1, len(texts))})
 
 
-def name_classes(text_encoder: Part, labels: Sequence[str]) -> Part:
+def name_classes(text_encoder: Part, list_classes: Callable[[], Sequence[str]]) -> Part:
     """Return a text encoder of labels with the labels of the source as its classes, if it names none itself."""
     if "classes" not in text_encoder.arguments or text_encoder.get("classes") is not None:
         return text_encoder
+    labels = list_classes()
     note(f"{len(labels)} classes: {', '.join(labels[:20])}{', …' if len(labels) > 20 else ''}")
     return text_encoder.with_values(classes=list(labels))
 

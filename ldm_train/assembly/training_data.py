@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.cache.verification import ALONE, CONTENT, Share, verify_cache
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.map_values import describe_specs
+from ldm_train.data.scan.ordered_pictures import ItemsByKey
 from ldm_train.data.scan.source_review import group_problems
 from ldm_train.data.sources.items import Item
 from ldm_train.settings.composition import build
@@ -198,7 +200,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     crop = build(config.crop, "crop", image_size=config.image_size)
     found = survey_source(config, captioned=reads_captions(config.text_encoder), specs=file_specs(config))
     assert config.text_encoder is not None
-    config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
+    config = config.with_values(text_encoder=name_classes(config.text_encoder, partial(list_labels, found)))
     config = fill_numbers(config, partial(list_column, found), partial(list_fields, found))
     parts = build_parts(config)
     probe_parts(parts, config)
@@ -209,7 +211,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     plan = CachePlan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
     for line in group_problems(plan.problems):
         note(f"left out {line}")
-    rendering = render_source(config, {seen.item.key: seen.item for seen in plan.scanned}, crop, parts)
+    rendering = render_source(config, ItemsByKey(plan.scanned), crop, parts)
     live = open_live_pictures(config, plan, rendering)
     probe_reading(parts.conditions.each, config.conditions, live)
     if config.scale_check and parts.autoencoder.factor > 1:
@@ -217,12 +219,14 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     made_by = {
         name: value for name, value in encoders.made_by(config, crop).items() if name not in ("autoencoder", "text_encoder")
     }
-    content = to_canonical_json(made_by) + "".join(plan.texts_on_disk().values())
+    content = hashlib.sha256(to_canonical_json(made_by).encode())
+    for part in chain.from_iterable(plan.texts_on_disk().values()):
+        content.update(part.encode())
     return (
         config,
         parts,
         OnTheFly(live, **batch_settings(config, live, parts)),
-        hashlib.sha256(content.encode()).hexdigest(),
+        content.hexdigest(),
     )
 
 

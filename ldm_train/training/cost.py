@@ -77,7 +77,7 @@ def cache_bytes(plan: CachePlan, rows: RowShapes) -> CacheBytes:
     """What encoding all of a plan anew will write."""
     latents = sum(len(names) * rows.picture(shape, plan.crop.views) for shape, names in plan.rows.items())
     index = sum(41 + 20 * plan.crop.views + 4 * len(seen.item.captions) for seen in plan.scanned)
-    texts = sum(len(text) for text in plan.texts_on_disk().values())
+    texts = sum(len(text) for texts in plan.texts_on_disk().values() for text in texts)
     return CacheBytes(latents, len(plan.texts) * rows.caption, texts + index)
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ldm_train.conditioners.caption_encoder import CaptionEncoder, count_stored
 from ldm_train.conditioners.class_labels import ClassLabels
-from ldm_train.data.cache.plan import CAPTIONS_PER_BATCH, EncodingBatch
+from ldm_train.data.cache.encoding_batches import CAPTIONS_PER_BATCH, EncodingBatch
 from ldm_train.data.cache.writer import write_part
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
 from ldm_train.data.pictures.images import to_signed

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.data.cache.encoding_batches import PictureRow
 from ldm_train.data.cache.index import CacheIndex, build_columns
-from ldm_train.data.cache.plan import CachePlan, PictureRow, format_bucket, parse_bucket
+from ldm_train.data.cache.plan import CachePlan, format_bucket, parse_bucket
 from ldm_train.data.cache.quality import NOT_MEASURED, Quality
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
 from ldm_train.data.pictures.images import to_signed
@@ -35,7 +36,7 @@ class PlannedExamples:
         self.shapes = torch.tensor([parse_bucket(entry.bucket) for entry in self.entries])
         self.sets = [len(self.entries)]
         self.texts = plan.texts
-        self.empty = plan.texts.index("")
+        self.empty = plan.empty
 
     def pick_texts(self, examples: Tensor, chosen: Tensor) -> list[str]:
         return [self.texts[number] for number in self.index.caption_of(examples, chosen).tolist()]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm_train.data.cache.plan import PictureRow
+from ldm_train.data.cache.encoding_batches import PictureRow
 from ldm_train.data.pictures.crops import Crop, View
 from ldm_train.data.pictures.decoding import DECODE_ERRORS
 from ldm_train.data.pictures.images import to_signed

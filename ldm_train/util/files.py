@@ -85,6 +85,20 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
+def atomic_write_parts(path: Path, parts: Iterable[str]) -> None:
+    """Write a whole file from parts of its text, which are not all in memory at once; see `atomic_path`."""
+    with atomic_file(path) as file:
+        for part in parts:
+            file.write(part.encode("utf-8"))
+
+
+def has_content(path: Path, parts: Iterable[str]) -> bool:
+    """Return whether a file consists of these parts of a text."""
+    with path.open("rb") as file:
+        same = all(file.read(len(content)) == content for content in (part.encode("utf-8") for part in parts))
+        return same and not file.read(1)
+
+
 def write_error(path: Path, error: Exception) -> OSError:
     """Return the message for a file that cannot be written, with the system's error number."""
     free = ""

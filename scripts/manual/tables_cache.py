@@ -23,6 +23,14 @@ def caches() -> str:
                 link_result(name, f"benchmark_data.py {mode}"),
             ]
         )
+    few, most = (f"{number('data_memory', 'pictures', place):,.0f}" for place in (0, 1))
+    rows.append(
+        [
+            f"memory of encoding for each picture (8x8 pixels, a caption of 38 characters): {most} compared with {few}",
+            f"{number('data_memory', 'bytes_per_picture'):,.0f} bytes",
+            link_result("data_memory", "benchmark_data.py memory"),
+        ]
+    )
     many = ("data_read", "100000 records")
     grown = (number(*many, "warm", "after_bytes") - number("data_read", "1000 records", "warm", "after_bytes")) / 2**20
     rows += [

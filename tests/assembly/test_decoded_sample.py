@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,10 +14,13 @@ from PIL import Image
 from ldm_train.assembly.decoded_sample import FEWEST, SAMPLE, count_sample, pair_pictures
 from ldm_train.assembly.training_data import open_data
 from ldm_train.autoencoders.autoencoder import KLAutoencoder
+from ldm_train.data.cache.encoding_batches import PictureRow
 from ldm_train.data.cache.manifest import read_manifest
-from ldm_train.data.cache.plan import PictureRow
 from ldm_train.data.cache.quality import LOW_PSNR, NOT_MEASURED, Quality, choose_worst, read_quality, warn_of_low_psnr
 from ldm_train.data.cache.reader import LatentCache
+from ldm_train.data.scan.ordered_pictures import OrderedPictures
+from ldm_train.data.scan.scanned_pictures import Scanned, ScannedPictures
+from ldm_train.data.sources.items import Item
 from ldm_train.settings.composition import compose, compose_as
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.run_files import DATA, RECONSTRUCTIONS
@@ -201,7 +205,8 @@ def test_a_sample_of_large_pictures_is_small(side: int, count: int) -> None:
 
 
 def test_nan_is_shown_as_a_checkerboard_and_counts_as_lost() -> None:
-    plan = SimpleNamespace(first={"d": SimpleNamespace(item=SimpleNamespace(captions=("a",)))})
+    seen = ScannedPictures([Scanned(Item("k", None, ("a",), "k"), "0" * 64, (8, 8))])
+    plan = SimpleNamespace(scanned=OrderedPictures(seen, np.arange(1)))
     image = torch.full((3, 8, 8), 0.9)
     rows, broken = [PictureRow("", "d", "k", [8, 8])], torch.full((3, 8, 8), torch.nan)
     [picture] = pair_pictures(plan, rows, [image], [broken])  # type: ignore[arg-type]

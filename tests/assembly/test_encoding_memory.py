@@ -12,7 +12,7 @@ from PIL import Image
 from ldm_train.assembly import encoding_memory
 from ldm_train.assembly.encoding_memory import EncodingMemory, estimate_encoding_memory, find_memory_problem
 from ldm_train.autoencoders.autoencoder import IdentityAutoencoder, NewKLAutoencoder
-from ldm_train.data.cache.plan import CaptionRow, EncodingBatch, PictureRow
+from ldm_train.data.cache.encoding_batches import CaptionRow, EncodingBatch, PictureRow
 from ldm_train.data.pictures.crops import CentreCrop
 from ldm_train.types import Autoencoder
 from tests.data.folders import captioned

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ldm_train.data.cache.plan import PictureRow
+from ldm_train.data.cache.encoding_batches import PictureRow
 from ldm_train.data.pictures.crops import Buckets, CentreCrop, Crop, FitCrop, RandomCrop, View
 from ldm_train.data.pictures.decoding import render_view
 from ldm_train.data.sources.items import Item, PictureFile

@@ -31,7 +31,9 @@ def most():
 before, start = most(), time.process_time()
 found = survey_items((Folder if sys.argv[1] == "folder" else Table)(sys.argv[2]), max_pixels=1000)
 plan = CachePlan(found, CentreCrop(image_size=16), pictures=Provenance({}), captions=Provenance({}), bad={})
-plan.texts_on_disk(), plan.batches((), pictures=16)
+for part in (*plan.texts_on_disk().values(), plan.batches((), pictures=16)):
+    for _ in part:
+        pass
 print(len(found.scanned), len(found.problems), time.process_time() - start, 1024 * (most() - before))
 """
 

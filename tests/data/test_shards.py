@@ -16,6 +16,7 @@ from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.images import read_image, to_signed
 from ldm_train.training.encoding import Encoding, Loaded
 from ldm_train.util.files import temporary_path
+from ldm_train.util.packed_columns import DigestColumn
 
 EXACT = "dtype=float32"
 ROW = 3 * 16 * 16 * 4  # bytes of a picture's row
@@ -38,7 +39,7 @@ def test_files_follow_from_the_names_in_order_and_none_is_far_too_large(names: s
     ordered = sorted(f"{name:064x}" for name in names)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "SHARD_BYTES", 1000)
-        files = list(shards.split_into_shards(ordered, size, "rows"))
+        files = list(shards.split_into_shards(DigestColumn.of(ordered), size, "rows"))
     assert [name for _, part in files for name in part] == ordered
     assert [file for file, _ in files] == sorted({file for file, _ in files})
     bits = max(0, (len(ordered) * size - 1) // 1000).bit_length()

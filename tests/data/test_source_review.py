@@ -1,6 +1,7 @@
 """What is shown of a source's captions, and which of them are called odd; how much of a source may be unusable."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -15,27 +16,28 @@ from ldm_train.data.sources.items import Item, PictureBytes
 from ldm_train.util.prompt_syntax import find_web_ui_syntax, list_syntax_notes
 
 
-def items_with(*captions: tuple[str, ...]) -> list[Item]:
-    return [Item(f"{number}.png", PictureBytes(b""), texts, "") for number, texts in enumerate(captions)]
+def items_with(*captions: tuple[str, ...]) -> tuple[Sequence[tuple[str, ...]], Callable[[int], Item]]:
+    """Return captions, and the function that gives the item of each."""
+    return captions, lambda place: Item(f"{place}.png", PictureBytes(b""), captions[place], "")
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 50])
 def test_three_captions_are_shown_as_they_are_trained(count: int) -> None:
-    examples, warnings = review_captions(items_with(*((f"sks, a cat {n}",) for n in range(count))))
+    examples, warnings = review_captions(*items_with(*((f"sks, a cat {n}",) for n in range(count))))
     assert len(examples) == min(count, 3)
     assert all("'sks, a cat " in line and ".png" in line for line in examples)
     assert warnings == []
 
 
 def test_examples_are_of_different_captions_and_on_one_line() -> None:
-    examples, _ = review_captions(items_with(*[("same\nline",)] * 50, ("other", "second")))
+    examples, _ = review_captions(*items_with(*[("same\nline",)] * 50, ("other", "second")))
     assert len(examples) == 2
     assert "'same\\nline'" in examples[0]
     assert "'second' (2 of 2)" in examples[1]
 
 
 def test_pictures_without_captions_have_nothing_to_review() -> None:
-    assert review_captions(items_with((), ())) == ([], [])
+    assert review_captions(*items_with((), ())) == ([], [])
 
 
 ODD: dict[str, tuple[list[tuple[str, ...]], str]] = {
@@ -62,7 +64,7 @@ ODD: dict[str, tuple[list[tuple[str, ...]], str]] = {
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_captions_are_named(kind: str) -> None:
     captions, words = ODD[kind]
-    _, warnings = review_captions(items_with(*captions))
+    _, warnings = review_captions(*items_with(*captions))
     assert len(warnings) == 1
     assert words in warnings[0]
 
@@ -79,7 +81,7 @@ def test_odd_captions_are_named(kind: str) -> None:
     ],
 )
 def test_ordinary_captions_are_not_odd(captions: tuple[str, ...]) -> None:
-    assert review_captions(items_with(captions))[1] == []
+    assert review_captions(*items_with(captions))[1] == []
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_ordinary_captions_are_not_odd(captions: tuple[str, ...]) -> None:
     ],
 )
 def test_labels_of_boxes_are_refused_as_captions(captions: list[tuple[str, ...]], is_refused: bool) -> None:
-    problem = judge_labels(items_with(*captions))
+    problem = judge_labels(*items_with(*captions))
     assert (problem is not None) == is_refused
     assert not problem or ("YOLO" in problem and "2 of 3" in problem and "0.png" in problem)
 
@@ -157,7 +159,7 @@ def test_problems_of_one_kind_are_one_line() -> None:
 
 def test_examples_are_of_pictures_that_are_used() -> None:
     items = items_with(*((f"a cat {n}",) for n in range(5)))
-    examples, _ = review_captions(items, lambda item: item.key not in ("0.png", "4.png"))
+    examples, _ = review_captions(*items, lambda item: item.key not in ("0.png", "4.png"))
     assert len(examples) == 3
     assert not any("0.png" in line or "4.png" in line for line in examples)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
-from ldm_train.data.cache.plan import PictureRow
+from ldm_train.data.cache.encoding_batches import PictureRow
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.scan.survey import AT_ONCE, ScanMemory, survey_items
 from ldm_train.data.sources.items import Item, PictureBytes, PictureFile

@@ -113,7 +113,7 @@ def build_shape_blocks(facts: PictureFacts, plan: CachePlan | None, pictures: So
         Histogram.of(sides if len(set(sides)) > 1 else [], unit="pixels", caption="Shorter side"),
     ]
     for shape in plan.rows:
-        some = take_first((seen for seen in plan.scanned if plan.shapes[seen.content] == shape), EXAMPLES)
+        some = take_first((seen for seen in plan.scanned if plan.shape(seen.size, seen.digest) == shape), EXAMPLES)
         notes = [f"{format_size(shape)}: cut from {format_size(seen.size)}" for seen in some]
         blocks.append(Thumbnails([pictures.thumbnail(s.item.key, note=n) for s, n in zip(some, notes, strict=True)]))
     return blocks

@@ -21,7 +21,7 @@ from ldm_train.assembly.number_columns import fill_numbers, list_column, list_fi
 from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.pixel_formats import fill_channels, read_pixel_format, refuse_measuring, refuse_pixels
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
-from ldm_train.assembly.source_survey import describe_unused_maps, name_classes, reads_captions
+from ldm_train.assembly.source_survey import describe_unused_maps, list_labels, name_classes, reads_captions
 from ldm_train.assembly.trainer import silence_lightning
 from ldm_train.commands.check.check_page import build_check_page
 from ldm_train.commands.check.dataset_facts import collect_caption_facts, collect_picture_facts
@@ -51,6 +51,7 @@ from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.scan.inspection import Decoder, Inspected, inspect_items, survey_from_inspection
+from ldm_train.data.scan.scanned_pictures import ScannedCaptions
 from ldm_train.data.scan.source_review import judge_labels, review_captions
 from ldm_train.data.scan.survey import Survey
 from ldm_train.data.sources.items import Item
@@ -90,9 +91,9 @@ def run(settings: CheckSettings) -> int:
     source.needs_captions = reads_captions(settings.text_encoder)
     inspected = inspect_source(source, decoder)
     survey = survey_from_inspection(inspected)
-    examples, odd = review_captions(scanned.item for scanned in survey.scanned)
-    captions = sorted({text for scanned in survey.scanned for text in scanned.item.captions})
-    settings = settings.with_values(text_encoder=name_classes(settings.text_encoder, captions))
+    captions, item_of = ScannedCaptions(survey.scanned), survey.scanned.item
+    examples, odd = review_captions(captions, item_of)
+    settings = settings.with_values(text_encoder=name_classes(settings.text_encoder, partial(list_labels, survey)))
     with collecting_messages() as about_numbers:
         settings = attempt(fill_numbers, settings, partial(list_column, survey), partial(list_fields, survey)) or settings
     plan = None
@@ -123,7 +124,7 @@ def run(settings: CheckSettings) -> int:
         chunk=length - 2 if isinstance(length, int) else None,
     )
     judge_source(report, source.unread, strict=settings.strict, most=settings.max_unusable)
-    labels = judge_labels(scanned.item for scanned in survey.scanned)
+    labels = judge_labels(captions, item_of)
     report.reasons += [*([labels] if labels else []), *attempt.reasons]
     for line in format_report(report):
         print(line)

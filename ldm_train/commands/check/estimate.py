@@ -119,7 +119,7 @@ def estimate_memory(
 
 def estimate_encoding(settings: CheckSettings, plan: CachePlan, pace: Pace) -> float:
     """Return the seconds to encode all distinct pictures on all devices."""
-    return len(plan.named) * (pace.reading + plan.crop.views * pace.encoding) / count_devices(settings)
+    return len(plan.distinct) * (pace.reading + plan.crop.views * pace.encoding) / count_devices(settings)
 
 
 def estimate_training(

@@ -65,9 +65,9 @@ def compare_cache(
     return CacheComparison(
         str(folder),
         True,
-        holds=sum(plan.named[scanned.content] in reusable.places for scanned in survey.scanned),
-        new_pictures=len(set(plan.named.values()) - reusable.places.keys()),
-        new_captions=len(set(plan.caption_rows.values()) - reusable.places.keys()),
+        holds=plan.count_known(reusable.places),
+        new_pictures=sum(name not in reusable.places for names in plan.rows.values() for name in names),
+        new_captions=sum(name not in reusable.places for name in plan.caption_names),
         dropped=sorted(before - keys),
         differences=differences,
         damaged=reusable.damaged,

@@ -19,6 +19,7 @@ from ldm_train.assembly.pixel_formats import read_pixel_format
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.images import to_signed
+from ldm_train.data.scan.ordered_pictures import ItemsByKey
 from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.training.cost import now
 from ldm_train.training.rendering import Rendering
@@ -75,9 +76,8 @@ class Trial:
 @torch.inference_mode()
 def try_latents(settings: CheckSettings, plan: CachePlan, autoencoder: Autoencoder, device: torch.device) -> Trial | None:
     """Encode and decode a sample of the pictures; return None if none can be read again."""
-    items = {scanned.item.key: scanned.item for scanned in plan.first.values()}
     rendering = Rendering(
-        items,
+        ItemsByKey(plan.scanned),
         plan.crop,
         background=settings.background,
         max_pixels=settings.max_pixels,

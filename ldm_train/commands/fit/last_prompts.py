@@ -7,7 +7,8 @@ from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.prompts import parse_prompts
 from ldm_train.commands.fit.choosing import DRAWN
 from ldm_train.commands.fit.picture_facts import choose_sample
-from ldm_train.data.scan.survey import Scanned, Survey
+from ldm_train.data.scan.scanned_pictures import Scanned
+from ldm_train.data.scan.survey import Survey
 from ldm_train.util.files import atomic_write
 
 

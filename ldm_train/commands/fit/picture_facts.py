@@ -7,7 +7,8 @@ import numpy as np
 
 from ldm_train.commands.fit.choosing import DataFacts, summarise_sizes
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture
-from ldm_train.data.scan.survey import Scanned, Survey
+from ldm_train.data.scan.scanned_pictures import Scanned
+from ldm_train.data.scan.survey import Survey
 
 SAMPLE = 48  # pictures
 SMALL = (96, 96)  # pixels, within which borders are looked at

@@ -9,7 +9,7 @@ from PIL import Image
 from ldm_train.commands.fit.choosing import BATCH, explain
 from ldm_train.commands.fit.fit_record import FIRST_STEPS, FitRecord, list_commands
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture
-from ldm_train.data.scan.survey import Scanned
+from ldm_train.data.scan.scanned_pictures import Scanned
 from ldm_train.reports.axes import format_number
 from ldm_train.reports.charts import Bars
 from ldm_train.reports.page import Page, PageSection, Verdict

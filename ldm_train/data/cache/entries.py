@@ -60,10 +60,20 @@ def read_entries(folder: Path) -> list[Entry]:
     Raises:
         ValueError: a line is damaged.
     """
+    return list(iterate_entries(folder))
+
+
+def iterate_entries(folder: Path) -> Iterator[Entry]:
+    """Yield each entry of a cache, with one line in memory at a time.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
     path = folder / "entries.jsonl"
     with path.open(encoding="utf-8") as lines:
         try:
-            return [Entry(**parse_json(line)) for line in lines]  # type: ignore
+            for line in lines:
+                yield Entry(**parse_json(line))  # type: ignore
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} cannot be used ({error}); remove {folder} and encode it again") from error
 

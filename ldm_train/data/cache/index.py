@@ -1,8 +1,11 @@
 """A cache's entries as columns of numbers, memory-mapped: all that training reads of them."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,19 +52,32 @@ class CacheIndex:
         return self.captions[int(self.caption_ends[entry - 1]) if entry else 0 : int(self.caption_ends[entry])]
 
 
-def build_columns(entries: Sequence[Entry], buckets: Sequence[str]) -> dict[str, Tensor]:
-    """Return the columns of a `CacheIndex` by name."""
+def build_columns(entries: Iterable[Entry], buckets: Sequence[str]) -> dict[str, Tensor]:
+    """Return the columns of a `CacheIndex` by name; entries are read one by one."""
     numbers = {bucket: number for number, bucket in enumerate(buckets)}
+    bucket, row, caption_ends, captions = array("i"), array("q"), array("q"), array("i")
+    held_out, picture, size, num_views, views = array("b"), array("q"), array("i"), array("i"), array("i")
+    for entry in entries:
+        bucket.append(numbers[entry.bucket])
+        row.append(entry.row)
+        captions.extend(entry.captions)
+        caption_ends.append(len(captions))
+        held_out.append(entry.held_out)
+        picture.append(int(entry.picture[:8], 16))
+        size.extend(entry.size)
+        num_views.append(len(entry.views))
+        views.extend(chain.from_iterable(entry.views))
+    count = len(row)
     return {
-        "bucket": torch.tensor([numbers[e.bucket] for e in entries], dtype=torch.int32),
-        "row": torch.tensor([e.row for e in entries]),
-        "caption_ends": torch.tensor([len(e.captions) for e in entries]).cumsum(0),
-        "captions": torch.tensor([number for e in entries for number in e.captions], dtype=torch.int32),
-        "held_out": torch.tensor([e.held_out for e in entries]),
-        "picture": torch.tensor([int(e.picture[:8], 16) for e in entries]),
-        "size": torch.tensor([e.size for e in entries], dtype=torch.int32),
-        "num_views": torch.tensor([len(e.views) for e in entries], dtype=torch.int32),
-        "views": torch.tensor([e.views for e in entries], dtype=torch.int32),
+        "bucket": torch.from_numpy(np.array(bucket)),
+        "row": torch.from_numpy(np.array(row)),
+        "caption_ends": torch.from_numpy(np.array(caption_ends)),
+        "captions": torch.from_numpy(np.array(captions)),
+        "held_out": torch.from_numpy(np.array(held_out, bool)),
+        "picture": torch.from_numpy(np.array(picture)),
+        "size": torch.from_numpy(np.array(size).reshape(count, 2)),
+        "num_views": torch.from_numpy(np.array(num_views)),
+        "views": torch.from_numpy(np.array(views).reshape(count, max(num_views, default=0), 5)),
     }
 
 

@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,13 @@ class Provenance:
 
     def name(self, content: str) -> str:
         """Return a row's name, the hexadecimal SHA-256 of the settings and the picture's digest or the caption's text."""
-        return hashlib.sha256(
-            f"{to_canonical_json(dict(self.settings))}\n{content}".encode("utf-8", "surrogatepass")
-        ).hexdigest()
+        digest = self._settings_digest.copy()
+        digest.update(content.encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    @cached_property
+    def _settings_digest(self) -> "hashlib._Hash":
+        return hashlib.sha256(f"{to_canonical_json(dict(self.settings))}\n".encode("utf-8", "surrogatepass"))
 
 
 @dataclass(frozen=True)
@@ -128,9 +133,9 @@ def to_canonical_json(value: Json) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def to_json_lines(values: Iterable[Json]) -> str:
-    """Return JSON lines in ASCII, in which no value contains a line break."""
-    return "".join(f"{json.dumps(value)}\n" for value in values)
+def iterate_json_lines(values: Iterable[Json]) -> Iterator[str]:
+    """Yield JSON lines in ASCII, in which no value contains a line break."""
+    return (f"{json.dumps(value)}\n" for value in values)
 
 
 class OtherFormatError(ValueError):

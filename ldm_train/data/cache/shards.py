@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ldm_train.data.cache.manifest import Shard
 from ldm_train.util.files import digest_file
+from ldm_train.util.packed_columns import DigestColumn
 from ldm_train.util.safe_json import parse_json
 from ldm_train.util.safetensors_file import save_tensors
 
@@ -24,17 +24,15 @@ ROWS_METADATA_KEY = "rows"  # in the files' headers
 Rows = dict[str, Tensor]
 
 
-def split_into_shards(names: Sequence[str], row_bytes: int, prefix: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the file names of shards of about `SHARD_BYTES`, each with its part of the sorted hexadecimal names."""
+def split_into_shards(names: DigestColumn, row_bytes: int, prefix: str) -> Iterator[tuple[str, DigestColumn]]:
+    """Yield the file names of shards of about `SHARD_BYTES`, each with its part of the sorted names."""
     bits = 0
     while len(names) * row_bytes > SHARD_BYTES << bits:
         bits += 1
-
-    def number(name: str) -> int:
-        return int(name[:8], 16) >> (32 - bits)
-
-    for shard, part in groupby(names, number):
-        yield f"{prefix}-{shard:05d}.safetensors", list(part)
+    shards, starts = np.unique(names.first_bits() >> np.uint64(32 - bits), return_index=True)
+    ends = [*starts.tolist()[1:], len(names)]
+    for shard, start, end in zip(shards.tolist(), starts.tolist(), ends, strict=True):
+        yield f"{prefix}-{shard:05d}.safetensors", names.part(start, end)
 
 
 def write_shard(path: Path, names: Sequence[str], fetch: Callable[[str], Rows], *, statistics: bool) -> Shard:

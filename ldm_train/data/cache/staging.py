@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ldm_train.data.cache.entries import read_entries
+import numpy as np
+
+from ldm_train.data.cache.entries import iterate_entries
 from ldm_train.data.cache.manifest import (
     Manifest,
     OtherFormatError,
@@ -17,19 +19,13 @@ from ldm_train.data.cache.manifest import (
     read_manifest,
 )
 from ldm_train.data.cache.quality import FILES
+from ldm_train.data.cache.row_places import RowPlaces
 from ldm_train.util.files import is_temporary, make_folder
 from ldm_train.util.messages import note
 from ldm_train.util.ownership import CACHE, check_folder, is_system_file, read_mark
+from ldm_train.util.packed_columns import DigestColumn
 from ldm_train.util.replacing import ReplacedFolder, check_replaceable
 from ldm_train.util.text import list_names
-
-
-@dataclass(frozen=True, slots=True)
-class RowLocation:
-    """Where a row is stored: a file of rows, and the row's number in it."""
-
-    path: Path
-    number: int
 
 
 @dataclass(frozen=True)
@@ -43,8 +39,8 @@ class ReusableRows:
     """
 
     manifest: Manifest | None = None
-    places: dict[str, RowLocation] = field(default_factory=dict)
-    shards: dict[str, list[str]] = field(default_factory=dict)
+    places: RowPlaces = field(default_factory=RowPlaces)
+    shards: dict[str, DigestColumn] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -63,25 +59,25 @@ class ReusableRows:
                 known._place(folder, [s for s in sorted(manifest.shards) if s.rpartition("-")[0] == prefix], names)
         return known
 
-    def _place(self, folder: Path, shards: Sequence[str], names: Sequence[str]) -> None:
+    def _place(self, folder: Path, shards: Sequence[str], names: DigestColumn) -> None:
         start = 0
         for shard in shards:
             assert self.manifest is not None
             end = start + self.manifest.shards[shard].rows
             if shard not in self.damaged:
-                self.shards[shard] = list(names[start:end])
-                self.places.update({name: RowLocation(folder / shard, i) for i, name in enumerate(names[start:end])})
+                self.shards[shard] = names.part(start, end)
+                self.places.add(folder / shard, self.shards[shard])
             start = end
 
 
-def list_row_names(folder: Path, manifest: Manifest) -> dict[str, list[str]]:
+def list_row_names(folder: Path, manifest: Manifest) -> dict[str, DigestColumn]:
     """Return the sorted names of a cache's rows, by the beginning of their files' names."""
     pictures, captions = (Provenance(manifest.encoding[kind]) for kind in ("pictures", "captions"))  # type: ignore[arg-type]
-    rows: dict[str, set[str]] = {}
-    for entry in read_entries(folder):
-        rows.setdefault(f"latents-{entry.bucket}", set()).add(pictures.name(entry.content))
-    rows["captions"] = {captions.name(text) for text in read_captions(folder)}
-    return {prefix: sorted(names) for prefix, names in rows.items()}
+    rows: dict[str, DigestColumn] = {}
+    for entry in iterate_entries(folder):
+        rows.setdefault(f"latents-{entry.bucket}", DigestColumn()).append(pictures.name(entry.content))
+    rows["captions"] = DigestColumn.of(captions.name(text) for text in read_captions(folder))
+    return {prefix: DigestColumn(np.unique(names.array()).tobytes()) for prefix, names in rows.items()}
 
 
 class CacheWorkspace(ReplacedFolder):

@@ -11,6 +11,7 @@ from pathlib import Path
 from ldm_train.data.cache.index import build_columns
 from ldm_train.data.cache.manifest import CACHE_FORMAT, Manifest, Shard
 from ldm_train.data.cache.plan import CachePlan, format_bucket
+from ldm_train.data.cache.row_places import RowLocation, RowPlaces
 from ldm_train.data.cache.shards import (
     Rows,
     load_rows,
@@ -20,8 +21,8 @@ from ldm_train.data.cache.shards import (
     split_into_shards,
     write_shard,
 )
-from ldm_train.data.cache.staging import ReusableRows, RowLocation
-from ldm_train.util.files import atomic_write, digest_file, link_file
+from ldm_train.data.cache.staging import ReusableRows
+from ldm_train.util.files import atomic_write, atomic_write_parts, digest_file, link_file
 from ldm_train.util.safe_json import Json
 
 
@@ -35,7 +36,7 @@ class EncodedParts:
         unread: why pictures could not be read, which may be different next time.
     """
 
-    places: dict[str, RowLocation] = field(default_factory=dict)
+    places: RowPlaces = field(default_factory=RowPlaces)
     problems: dict[str, str] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
 
@@ -74,7 +75,7 @@ def read_parts(folder: Path) -> EncodedParts:
         except ValueError:  # the disk lost what it had confirmed
             path.unlink()
             continue
-        parts.places.update({name: RowLocation(path, number) for number, name in enumerate(metadata["names"])})
+        parts.places.add(path, metadata["names"])
         parts.problems.update(metadata["problems"])
         parts.unread.update(metadata["unread"])
     return parts
@@ -104,15 +105,15 @@ def merge_parts(
     open_file = lru_cache(maxsize=64)(load_rows)
 
     def fetch(name: str) -> Rows:
-        if name not in places:
+        place = places.get(name)
+        if place is None:
             raise ValueError(
                 f"a part of {folder.parent} was lost while encoding; repeat the command, which encodes it again"
             )
-        place = places[name]
         return {key: rows[place.number] for key, rows in open_file(place.path).items()}
 
     families = {f"latents-{format_bucket(shape)}": names for shape, names in plan.rows.items()}
-    families["captions"] = [plan.caption_rows[text] for text in plan.texts]
+    families["captions"] = plan.caption_names
     shards: dict[str, Shard] = {}
     for prefix, names in families.items():
         row_bytes = sum(tensor.nbytes for tensor in fetch(names[0]).values())
@@ -124,19 +125,20 @@ def merge_parts(
                 shards[file] = write_shard(folder / file, part, fetch, statistics=prefix != "captions")
             progress(len(part))
     mean, std = pooled_statistics([shard for shard in shards.values() if shard.mean])
-    for file, text in plan.texts_on_disk().items():
-        atomic_write(folder / file, text)
-    entries, buckets = plan.entries(), {format_bucket(shape): len(names) for shape, names in plan.rows.items()}
-    save_rows(build_columns(entries, sorted(buckets)), folder / "index.safetensors")
+    for file, texts in plan.texts_on_disk().items():
+        atomic_write_parts(folder / file, texts)
+    buckets = {format_bucket(shape): len(names) for shape, names in plan.rows.items()}
+    index = build_columns(plan.iterate_entries(), sorted(buckets))
+    save_rows(index, folder / "index.safetensors")
     manifest = Manifest(
         **made_by,  # type: ignore[arg-type]
         format=CACHE_FORMAT,
         channels=len(mean),
         views=plan.crop.views,
-        entries=len(entries),
-        held_out=sum(entry.held_out for entry in entries),
+        entries=len(plan.scanned),
+        held_out=int(index["held_out"].sum()),
         captions=len(plan.texts),
-        empty=plan.texts.index(""),
+        empty=plan.empty,
         mean=mean,
         std=std,
         buckets=buckets,

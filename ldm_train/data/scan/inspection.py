@@ -28,7 +28,8 @@ from ldm_train.data.pictures.map_values import (
     read_map,
 )
 from ldm_train.data.pictures.pixel_values import PixelFormat
-from ldm_train.data.scan.survey import Scanned, Survey
+from ldm_train.data.scan.scanned_pictures import Scanned
+from ldm_train.data.scan.survey import Survey
 from ldm_train.data.sources.items import EncodedPicture, FileSlice, Item, PictureBytes, PictureFile
 from ldm_train.util.inputs import READ_ERRORS
 

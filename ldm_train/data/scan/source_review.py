@@ -3,6 +3,7 @@
 import posixpath
 import re
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -10,6 +11,7 @@ from itertools import pairwise
 
 from ldm_train.data.sources.caption_texts import is_box_label
 from ldm_train.data.sources.items import MISSING, Item, format_name
+from ldm_train.util.packed_columns import TextColumn, select_distinct
 from ldm_train.util.prompt_syntax import NO_EFFECT, find_web_ui_syntax
 from ldm_train.util.text import shorten
 
@@ -26,64 +28,82 @@ SENTENCE_ENDS = tuple(".!?\"'\u201d\u3002\uff01\uff1f")
 
 
 def review_captions(
-    items: Iterable[Item], is_usable: Callable[[Item], bool] = lambda item: True
+    every: Sequence[tuple[str, ...]],
+    item_of: Callable[[int], Item],
+    is_usable: Callable[[Item], bool] = lambda item: True,
 ) -> tuple[list[str], list[str]]:
     """Return three captions as they are trained, and warnings about odd ones.
 
     Args:
+        every: the captions of each item, which are read one by one, since there may be millions.
+        item_of: returns the item of a place in `every`; it is called of a few.
         is_usable: whether the caption of an item may be an example; it is called of a few items.
     """
-    captioned = [item for item in items if any(item.captions)]
+    captioned, texts = array("Q"), TextColumn()
+    many, most, split, lines = 0, list[int](), 0, list[int]()
+    for place, captions in enumerate(every):
+        if not any(captions):
+            continue
+        captioned.append(place)
+        for text in filter(None, captions):
+            texts.append(text)
+        if len(captions) > MANY:
+            many += 1
+            most = [place] if not most or len(captions) > len(every[most[0]]) else most
+        if len(captions) > 1 and looks_like_one_text(captions):
+            split += 1
+            lines = lines or [place]
     examples = [
         f"caption of {format_name(item.key)}: {format_caption(item.captions[number % len(item.captions)])}"
         + (f" ({number % len(item.captions) + 1} of {len(item.captions):,})" if len(item.captions) > 1 else "")
-        for number, item in enumerate(_choose_examples(captioned, is_usable))
+        for number, item in enumerate(_choose_examples(captioned, item_of, is_usable))
     ]
-    several = Counter(item.captions for item in captioned if len(item.captions) > 1)
-    warnings = []
-    many = [item for item in captioned if len(item.captions) > MANY]
-    if many:
-        most = max(many, key=lambda item: len(item.captions))
-        warnings.append(
-            f"{len(many):,} of {len(captioned):,} pictures have more than {MANY} captions, {format_name(most.key)} has "
-            f"{len(most.captions):,}; one of them is drawn at each step. If the lines of a text file are one text, set "
-            "source.lines=one"
-        )
-    split = {captions: count for captions, count in several.items() if looks_like_one_text(captions)}
-    if split:
-        first, second, *_ = next(iter(split))
-        warnings.append(
-            f"the captions of {sum(split.values()):,} of {len(captioned):,} pictures look like lines of one text, such as "
-            f"{format_caption(first, 40)} and {format_caption(second, 40)} "
-            "(source.lines=one makes one caption of a text file)"
-        )
-    return examples, warnings + list(_list_odd(sorted({text for item in captioned for text in item.captions})))
+    warnings = [
+        f"{many:,} of {len(captioned):,} pictures have more than {MANY} captions, {format_name(item.key)} has "
+        f"{len(item.captions):,}; one of them is drawn at each step. If the lines of a text file are one text, set "
+        "source.lines=one"
+        for item in map(item_of, most)
+    ]
+    warnings += [
+        f"the captions of {split:,} of {len(captioned):,} pictures look like lines of one text, such as "
+        f"{format_caption(item.captions[0], 40)} and {format_caption(item.captions[1], 40)} "
+        "(source.lines=one makes one caption of a text file)"
+        for item in map(item_of, lines)
+    ]
+    return examples, warnings + list(_list_odd(select_distinct(texts)))
 
 
-def judge_labels(items: Iterable[Item]) -> str | None:
-    """Return an error if the captions of most pictures are labels of an object detector."""
-    captioned = [item for item in items if any(item.captions)]
-    boxes = [item for item in captioned if all(map(is_box_label, item.captions))]
-    if 2 * len(boxes) <= len(captioned):
+def judge_labels(every: Iterable[tuple[str, ...]], item_of: Callable[[int], Item]) -> str | None:
+    """Return an error if the captions of most pictures are labels of an object detector; see `review_captions`."""
+    captioned, boxes, place_of_first = 0, 0, None
+    for place, captions in enumerate(every):
+        if any(captions):
+            captioned += 1
+            if all(map(is_box_label, captions)):
+                boxes += 1
+                place_of_first = place if place_of_first is None else place_of_first
+    if place_of_first is None or 2 * boxes <= captioned:
         return None
+    first = item_of(place_of_first)
     return (
-        f"the captions of {len(boxes):,} of {len(captioned):,} pictures look like YOLO labels, not captions, such as "
-        f"{format_caption(boxes[0].captions[0])} of {format_name(boxes[0].key)}; source.captions_from=FOLDER reads captions "
+        f"the captions of {boxes:,} of {captioned:,} pictures look like YOLO labels, not captions, such as "
+        f"{format_caption(first.captions[0])} of {format_name(first.key)}; source.captions_from=FOLDER reads captions "
         "elsewhere, and source.captions=template with source.template=TEXT makes them"
     )
 
 
-def _choose_examples(items: Sequence[Item], is_usable: Callable[[Item], bool]) -> list[Item]:
+def _choose_examples(places: Sequence[int], item_of: Callable[[int], Item], is_usable: Callable[[Item], bool]) -> list[Item]:
     """Return the first item, one from the middle and the last, or others, with different captions if possible."""
-    spread = [items[place] for place in (0, len(items) // 2, len(items) - 1)] if items else []
+    spread = [places[place] for place in (0, len(places) // 2, len(places) - 1)] if places else []
     chosen: dict[tuple[str, ...], Item] = {}
-    for item in [*spread, *items[:100]]:
+    for item in map(item_of, [*spread, *places[:100]]):
         if len(chosen) < EXAMPLES and item.captions not in chosen and is_usable(item):
             chosen[item.captions] = item
     return list(chosen.values())
 
 
 def _list_odd(captions: Sequence[str]) -> Iterator[str]:
+    """Yield a warning about each kind of odd captions, with the first of them; captions must be distinct."""
     tests: dict[str, Callable[[str], object]] = {
         f"have the syntax of a web UI, which {NO_EFFECT}": find_web_ui_syntax,
         "begin as key=value": KEY_AND_VALUE.match,
@@ -91,21 +111,30 @@ def _list_odd(captions: Sequence[str]) -> Iterator[str]:
         "have numbers and no letters": NUMBERS.fullmatch,
     }
     for description, test in tests.items():
-        odd = [text for text in captions if test(text)]
+        odd, first = _count_odd(captions, test)
         if odd:
-            yield f"{len(odd):,} of {len(captions):,} captions {description}, such as {format_caption(odd[0])}"
-    foreign = [text for text in captions if not text.isascii() and any(map(is_other_script, text))]
-    if foreign and len(foreign) < len(captions):
+            yield f"{odd:,} of {len(captions):,} captions {description}, such as {format_caption(first)}"
+    foreign, first = _count_odd(captions, lambda text: not text.isascii() and any(map(is_other_script, text)))
+    if 0 < foreign < len(captions):
         yield (
-            f"{len(foreign):,} of {len(captions):,} captions have letters of another script than Latin, such as "
-            f"{format_caption(foreign[0])}"
+            f"{foreign:,} of {len(captions):,} captions have letters of another script than Latin, such as "
+            f"{format_caption(first)}"
         )
-    joined = [text for text in captions if re.search(r"[^\W_]_[^\W_]", text)]
-    if 2 * len(joined) > len(captions):
+    joined, first = _count_odd(captions, re.compile(r"[^\W_]_[^\W_]").search)
+    if 2 * joined > len(captions):
         yield (
-            f"{len(joined):,} of {len(captions):,} captions have underscores, such as {format_caption(joined[0])}; text "
+            f"{joined:,} of {len(captions):,} captions have underscores, such as {format_caption(first)}; text "
             "encoders expect blanks: long hair, not long_hair"
         )
+
+
+def _count_odd(captions: Iterable[str], test: Callable[[str], object]) -> tuple[int, str]:
+    """Return the number of captions that a test finds, and the first of them in their order."""
+    count, first = 0, ""
+    for text in captions:
+        if test(text):
+            count, first = count + 1, min(first or text, text)
+    return count, first
 
 
 def looks_like_one_text(lines: Sequence[str]) -> bool:

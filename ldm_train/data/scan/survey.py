@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 from threading import Lock
 
-from ldm_train.data.cache.entries import name_content
 from ldm_train.data.pictures.crops import Size
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
 from ldm_train.data.pictures.map_values import (
@@ -24,6 +23,7 @@ from ldm_train.data.pictures.map_values import (
     read_map_size,
 )
 from ldm_train.data.pictures.pixel_values import PixelFormat, read_picture_size
+from ldm_train.data.scan.scanned_pictures import Scanned, ScannedPictures
 from ldm_train.data.sources.items import EncodedPicture, Item, PictureFile
 from ldm_train.util.files import atomic_write
 from ldm_train.util.inputs import READ_ERRORS, describe_error
@@ -33,21 +33,6 @@ AT_ONCE = 256
 SPOOLING = tuple(Lock() for _ in range(16))  # by a digest's first digit, since two threads may write the same picture
 
 
-@dataclass(frozen=True, slots=True)
-class Scanned:
-    """An item with the SHA-256 of its picture's and its maps' bytes, and the upright picture's (height, width) in pixels."""
-
-    item: Item
-    digest: str
-    size: Size
-    maps: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def content(self) -> str:
-        """The digest of the picture together with its maps."""
-        return name_content(self.digest, self.maps)
-
-
 @dataclass
 class Survey:
     """What a source contains: the items with a usable header, and the problems of the others by key.
@@ -55,7 +40,7 @@ class Survey:
     `num_unusable` counts the pictures among the others, without rows of tables that name no picture.
     """
 
-    scanned: list[Scanned] = field(default_factory=list)
+    scanned: ScannedPictures = field(default_factory=ScannedPictures)
     problems: dict[str, str] = field(default_factory=dict)
     num_unusable: int = 0
 
