@@ -2,7 +2,7 @@
 
     python scripts/chaos_encode.py                              # 20 kills over 2,000 pictures
     python scripts/chaos_encode.py --kills 2 --pictures 120     # the same, short
-    python scripts/chaos_encode.py --words 'conditions=[{inpaint:{masks:2}},{low_resolution:{factor:2}}]'
+    python scripts/chaos_encode.py --words 'conditions=[{inpaint:{masks:2}}]'
 
 Two processes encode small pictures, some of which are damaged or copies, over an older cache of a tenth of them. Each kill
 ends both at once, while they look at the source, encode, merge or rename; then they start again. Exit code 1: something

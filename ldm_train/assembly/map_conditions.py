@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from ldm_train.data.cache.manifest import MAPS_KEY, Manifest
-from ldm_train.data.pictures.map_values import MAPS_VERSION, MapSpec, TowerSpec, describe_specs
+from ldm_train.data.pictures.map_values import MAPS_VERSION, MapSpec, TowerSpec, describe_specs, refuse_two_pictures
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EncodeSettings
@@ -28,7 +28,7 @@ def map_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
     """Return what each map is that is stored with a picture because a condition needs it.
 
     Raises:
-        ValueError: two have the same name.
+        ValueError: two have the same name, or each take another `picture=FILE`.
     """
     specs = [spec for part in config.conditions if (spec := read_spec(part)) is not None]
     if config.loss_mask is not None and MapSpec(config.loss_mask) not in specs:  # a condition may be of the same map
@@ -37,6 +37,7 @@ def map_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
     if twice := next((name for name in names if names.count(name) > 1), None):
         of_mask = f", or loss_mask={twice} is of another kind than the condition" if twice == config.loss_mask else ""
         raise ValueError(f"conditions: two have the name {twice}{of_mask}; give one of them another name=…")
+    refuse_two_pictures([spec.name for spec in specs if spec.reduced], [spec.name for spec in specs if spec.masks])
     return specs
 
 

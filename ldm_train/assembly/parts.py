@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,6 +12,7 @@ from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.condition import Condition, Conditions
 from ldm_train.conditioners.text_encoder import TextEncoder
+from ldm_train.data.pictures.map_values import refuse_two_pictures
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.diffusion.weighting import Weighting
@@ -135,23 +136,8 @@ def build_conditions(config: TrainSettings, autoencoder: Autoencoder, context_wi
                 f"the condition {one.name} gives tokens of width {one.token_width}, and the text encoder's have "
                 f"{'none' if context_width is None else context_width}; a class with the argument context_width gets theirs"
             )
-    refuse_two_pictures(made)
+    refuse_two_pictures([one.name for one in made if one.takes_picture], [one.name for one in made if one.takes_mask])
     return Conditions(made)
-
-
-def refuse_two_pictures(conditions: Sequence[Condition]) -> None:
-    """Raise if `picture=FILE` would have to be both a small picture and another one.
-
-    Raises:
-        ValueError: it names the conditions.
-    """
-    small = [one.name for one in conditions if one.takes_picture]
-    holes = [one.name for one in conditions if one.takes_mask]
-    if small and len(small) + len(holes) > 1:
-        raise ValueError(
-            f"conditions: {' and '.join([*small, *holes])} each take another picture=FILE, a small one or one with a hole, "
-            "and only one can be given; leave all but one of them out"
-        )
 
 
 def build_condition(part: Part, passed: Mapping[str, object]) -> Condition:

@@ -63,10 +63,7 @@ class PictureFolder:
 
     def save_drawn(self, image: Tensor, name: str, texts: Mapping[str, str], pixels: PixelFormat | None) -> None:
         """Write an image (C, H, W) in [-1, 1] in the format of the pictures that were trained on, 8-bit RGB if None."""
-        if pixels is None:
-            self._write(encode_png(to_bytes(image), texts), name)
-        else:
-            self._write(pixels.write(image.permute(1, 2, 0).numpy(), texts), name)
+        self._write(encode_drawn(image, texts, pixels), name)
 
     def _write(self, content: bytes, name: str) -> None:
         assert name in self._names
@@ -92,6 +89,13 @@ class PictureFolder:
         for path in [*(self.path / name for name in older), *filter(is_temporary, self.path.iterdir())]:
             path.unlink(missing_ok=True)
         self._begun = True
+
+
+def encode_drawn(image: Tensor, texts: Mapping[str, str], pixels: PixelFormat | None) -> bytes:
+    """Return the bytes of a file with an image (C, H, W) in [-1, 1]: in this format, a PNG with 8-bit RGB if None."""
+    if pixels is None:
+        return encode_png(to_bytes(image), texts)
+    return pixels.write(image.permute(1, 2, 0).cpu().numpy(), texts)
 
 
 def hold_pictures(folder: Path) -> AbstractContextManager[None]:

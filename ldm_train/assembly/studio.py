@@ -50,6 +50,7 @@ class Drawn:
 
     Attributes:
         image: uint8 (3, H, W).
+        values: what was drawn, (C, H, W) in [-1, 1], of which `image` shows 8 bits of RGB.
         settings: complete, with what they leave to the run.
         number: of its noise.
         seconds: that drawing took.
@@ -60,6 +61,7 @@ class Drawn:
     """
 
     image: Tensor
+    values: Tensor
     settings: SampleSettings
     prompt: str
     number: int
@@ -177,14 +179,14 @@ class Studio:
             report_prompts(settings, [prompt], trained)
             [alike] = group_pictures(settings, [prompt], trained, open_it=self._open_upscaler)
             images, [attention] = draw_batch(alike, callback=StepReport(alike, on_step, on_progress, should_stop))
-            texts_of_png = build_png_texts(alike.settings, alike.trained, prompt.text, alike.numbers[0])
             return Drawn(
                 to_bytes(images)[0],
+                images[0],
                 alike.settings,
                 prompt.text,
                 alike.numbers[0],
                 time.perf_counter() - start,
-                texts_of_png,
+                build_png_texts(alike.settings, alike.trained, prompt.text, alike.numbers[0]),
                 write_sample_command(settings, prompt),
                 tuple(messages),
                 attention,
@@ -213,14 +215,13 @@ class Studio:
                 prompts=[text.as_mapping() for text in texts], count=1, interpolate=count, to_seed=to_seed
             )
             refuse_interpolations(settings.prompts)
-            command = write_sample_command(settings, *texts)
             trained = self._open(settings)
             report_prompts(settings, texts, trained)
             strip, pictures = prepare_strip(settings, trained, prompts), list[StripPicture]()
             for part in torch.linspace(0, 1, count).split(settings.batch_size):  # as the command does it, byte for byte
                 seeds = (settings.seed, to_seed)
                 pictures += draw_between(strip, prompts, seeds, part, callback=lambda *_: end_if(should_stop))
-            return Interpolated(pictures, command, tuple(messages))
+            return Interpolated(pictures, write_sample_command(settings, *texts), tuple(messages))
 
     def refresh(self) -> bool:
         """Load the run's newest weights if they changed, and return whether they did.

@@ -44,7 +44,7 @@ from ldm_train.settings.shipped import (
     groups,
     groups_of,
     key_of,
-    none_chosen,
+    none_chosen_by,
     read,
     refuse_unknown_options,
     shipped,
@@ -247,7 +247,7 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
             return _unknown(verb, key, plain)
     known = re.search(r"Key '(\w+)' is not in struct\s+full_key: ([\w.]+)", f"{error} {error.__cause__}")
     if known and known[2] in groups_of(verb):
-        return none_chosen(known[2], next(key_of(word) for word in overrides if key_of(word).startswith(f"{known[2]}.")))
+        return none_chosen_by(overrides, known[2])
     if known and (hint := _unlisted(chosen, known[2])):
         return hint
     if known:

@@ -130,12 +130,26 @@ def dotted(config: DictConfig, prefix: str = "") -> list[str]:
     return found
 
 
-def none_chosen(group: str, setting: str) -> str:
-    """What to answer to a setting of a group of which no option is chosen."""
-    return (
-        f"{setting} is of the group {group}, and no option of it is chosen; "
-        f"add {group}=OPTION, one of: {', '.join(groups()[group])}"
-    )
+def none_chosen(group: str, setting: str, cache: object = None) -> str:
+    """What to answer to a setting of a group of which no option is chosen.
+
+    Args:
+        cache: the value of the setting of this name; None if there is none.
+    """
+    options = f"{group}=OPTION, one of: {', '.join(groups()[group])}"
+    if group == "source" and cache is not None:
+        return (
+            f"{setting} does not go with cache={cache}: the cache holds its pictures already. Leave {setting} "
+            f"out; or set cache=null, to encode a source on the fly, and add {options}"
+        )
+    return f"{setting} is of the group {group}, and no option of it is chosen; add {options}"
+
+
+def none_chosen_by(words: Sequence[str], group: str) -> str:
+    """What to answer to words of the command line with a setting of such a group."""
+    cache = next((unquote(word.partition("=")[2]) for word in reversed(words) if key_of(word) == "cache"), "null")
+    setting = next(key_of(word) for word in words if key_of(word).startswith(f"{group}."))
+    return none_chosen(group, setting, None if cache == "null" else cache)
 
 
 def shipped_part(group: str, option: str) -> Part:

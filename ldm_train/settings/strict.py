@@ -67,7 +67,7 @@ class NameCheck:
                 raise ConfigError(str(named)) from error
         for key, value in values.items():
             if key in used:
-                self._group(key, value)
+                self._group(key, value, values)
             elif key not in schema.model_fields:
                 raise self._unknown(key, [*own_settings(self.verb), *used])
             elif key in PART_LISTS:
@@ -103,7 +103,7 @@ class NameCheck:
             if name.removeprefix(f"{key}.") not in value:
                 raise ConfigError(f"{self.verb} needs {name}: it cannot be deleted")
 
-    def _group(self, group: str, node: object) -> None:
+    def _group(self, group: str, node: object, values: Plain) -> None:
         if group == "trainer" and isinstance(node, Mapping):
             return self._trainer(node)
         if isinstance(node, Mapping) and TARGET in node:
@@ -112,7 +112,8 @@ class NameCheck:
             return None
         options = ", ".join(groups()[group])
         if isinstance(node, Mapping) and node:
-            raise ConfigError(none_chosen(group, f"{group}.{next(iter(node))}{self.origin(group)}"))
+            setting = f"{group}.{next(iter(node))}{self.origin(group)}"
+            raise ConfigError(none_chosen(group, setting, values.get("cache")))
         raise ConfigError(f"{group}={node}{self.origin(group)} is no option; there are: {options}")
 
     def _trainer(self, node: Plain) -> None:

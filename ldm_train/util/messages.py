@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 LOGGER = logging.getLogger("ldm_train")
+PRINTING = ("huggingface_hub", "datasets")  # libraries that print their records themselves, and pass them on as well
 
 
 class Caution(str):
@@ -69,3 +70,5 @@ def print_messages(*, to_stderr: bool = False) -> None:
     LOGGER.handlers[:] = [Printer(to_stderr=to_stderr)]
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
+    for library in PRINTING:  # or a handler of the root logger, which open_clip makes, prints each line once more
+        logging.getLogger(library).propagate = False

@@ -9,11 +9,13 @@ from ldm_train.assembly.map_conditions import (
     INPAINT_TARGET,
     MAP_TARGET,
     REDUCED_TARGET,
+    map_specs,
     read_spec,
     restore_spec,
     suggest_fitting_settings,
     words_of_maps,
 )
+from ldm_train.data.pictures.map_values import refuse_two_pictures
 from ldm_train.settings.schema.options import Part
 
 PARTS = {
@@ -22,6 +24,7 @@ PARTS = {
     "map": Part(MAP_TARGET, {"name": "depth", "channels": 3, "nearest": True}),
     "control": Part(MAP_TARGET, {"name": "edge", "control": True}),
 }
+FITTING = [part for name, part in PARTS.items() if name != "inpaint"]
 
 
 def settings(*parts: Part) -> Any:
@@ -45,11 +48,21 @@ def test_a_run_is_advised_to_take_the_caches_size_and_its_maps() -> None:
         "low_resolution",
     ]
     manifest.image_size = 16
-    assert suggest_fitting_settings(settings(*PARTS.values()), manifest) == []
+    del manifest.expected_of_a_run["maps"]["hole"]
+    assert suggest_fitting_settings(settings(*FITTING), manifest) == []
 
 
 def test_maps_in_files_are_named_in_the_command_that_encodes_them() -> None:
     assert not any(word.startswith("source.maps") for word in words_of_maps(settings(PARTS["inpaint"])))
-    source, conditions = words_of_maps(settings(*PARTS.values()))
+    source, conditions = words_of_maps(settings(*FITTING))
     assert "source.maps={depth:…,edge:…}" in source
     assert "{map:{name:edge,control:true}}" in conditions
+
+
+@pytest.mark.parametrize("other", [PARTS["inpaint"], Part(REDUCED_TARGET, {"name": "smaller"})], ids=["hole", "small"])
+def test_two_conditions_do_not_each_take_another_picture(other: Part) -> None:
+    with pytest.raises(ValueError, match=r"low_resolution and (hole|smaller).*picture=FILE"):
+        map_specs(settings(PARTS["low_resolution"], other))
+    for one in (PARTS["low_resolution"], other):
+        assert len(map_specs(settings(one, PARTS["map"]))) == 2
+    refuse_two_pictures([], ["hole", "other"])  # both fill the same hole of the same picture

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from ldm_train.assembly.picture_folder import PictureFolder, read_listing
 from ldm_train.assembly.picture_series import PictureSeries
+from ldm_train.data.pictures.images import to_signed
+from ldm_train.data.pictures.pixel_values import PixelFormat
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import SampleSettings
 from tests.folders import digests
@@ -20,9 +23,13 @@ def picture(shade: int) -> torch.Tensor:
     return torch.full((3, 4, 4), shade, dtype=torch.uint8)
 
 
+def image(shade: int) -> torch.Tensor:
+    return to_signed(picture(shade))
+
+
 def add(folder: Path, *shades: int) -> list[str]:
     with PictureSeries(str(folder)) as series:
-        return [series.add(picture(shade), TEXTS, f"prompt {shade}").name for shade in shades]
+        return [series.add(image(shade), TEXTS, f"prompt {shade}").name for shade in shades]
 
 
 def test_numbers_go_on_and_nothing_is_replaced(tmp_path: Path) -> None:
@@ -46,9 +53,22 @@ def test_numbers_go_on_and_nothing_is_replaced(tmp_path: Path) -> None:
 
 def test_the_attention_is_written_next_to_its_picture(tmp_path: Path) -> None:
     with PictureSeries(str(tmp_path / "out")) as series:
-        series.add(picture(1), TEXTS, "a", attention=picture(2))
-        series.add(picture(3), TEXTS, "b")
+        series.add(image(1), TEXTS, "a", attention=picture(2))
+        series.add(image(3), TEXTS, "b")
     assert {"0000.png", "0000-attention.png", "0001.png"} <= read_listing(tmp_path / "out").keys()
+
+
+@pytest.mark.parametrize("pixels", [PixelFormat(1, 16), PixelFormat(5), PixelFormat(2, 32)])
+def test_pictures_that_are_not_rgb_are_written_whole(pixels: PixelFormat, tmp_path: Path) -> None:
+    drawn = torch.rand(pixels.channels, 8, 8, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    out = tmp_path / "out"
+    for number in range(2):
+        with PictureSeries(str(out)) as series:
+            path = series.add(drawn, TEXTS, "a", pixels=pixels, attention=picture(2))
+        assert path.name == f"{number:04d}.{pixels.ending}"
+        read = torch.from_numpy(pixels.read(path.read_bytes())).permute(2, 0, 1)
+        assert_close(read, drawn, atol=1.01 / (2 ** min(pixels.bits, 16) - 1), rtol=0)
+    assert (out / "prompts.txt").read_text().splitlines() == ["a", "a"]
 
 
 def test_after_a_kill_the_next_picture_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def test_pictures_need_no_captions(encode: Callable, ldm_train: Callable, tmp_pa
         Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(tmp_path / "bare" / f"{number}.png")
     answer = encode(tmp_path / "bare", tmp_path / "cache")
     assert answer.code == 1
-    assert "text_encoder=unconditional" in answer.err
+    assert "fit needs captions; `ldm-train encode` and `ldm-train train` with text_encoder=unconditional" in answer.err
     words = [f"source.path={tmp_path / 'bare'}", "image_size=16", "autoencoder=identity", "text_encoder=unconditional"]
     answer = ldm_train("encode", *words, f"cache={tmp_path / 'cache'}")
     assert answer.code == 0, answer.err

@@ -13,10 +13,11 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 MAPS = ("source.maps={depth:../depth/{stem}.npy}", "conditions=[{map:{name:depth,channels:2}}]")
 
 
-OWN = ("conditions=[{inpaint:{masks:2}},{low_resolution:{factor:2}}]",)  # made of the pictures themselves
+HOLES = ("conditions=[{inpaint:{masks:2}}]",)
+SMALL = ("conditions=[{low_resolution:{factor:2}}]",)
 
 
-@pytest.mark.parametrize("words", [(), MAPS, OWN], ids=["pictures", "maps", "holes and small pictures"])
+@pytest.mark.parametrize("words", [(), MAPS, HOLES, SMALL], ids=["pictures", "maps", "holes", "small pictures"])
 @pytest.mark.slow
 def test_a_killed_encoding_ends_with_the_bytes_of_an_undisturbed_one(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -40,5 +41,5 @@ def test_a_killed_encoding_ends_with_the_bytes_of_an_undisturbed_one(
     assert "manifest.json" in digests(killed.cache)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["depth", "killed", "log", "pictures", "undisturbed"]
     latents = load_rows(undisturbed.cache / "latents-64x64-00000.safetensors")
-    stored = {(): set(), MAPS: {"map.depth"}, OWN: {"map.inpaint", "map.low_resolution"}}[words]
+    stored = {(): set(), MAPS: {"map.depth"}, HOLES: {"map.inpaint"}, SMALL: {"map.low_resolution"}}[words]
     assert {name for name in latents if name.startswith("map.")} == stored

@@ -86,7 +86,6 @@ def refused(verb: str, *words: str) -> str:
             "+logger.offline=true",
             "logger.offline is of the group logger, and no option of it is chosen; add logger=OPTION",
         ),
-        ("train", "source.path=x", "source.path is of the group source, and no option of it is chosen"),
         ("train", "optimizer=null", "train needs optimizer=…, one of: adafactor, adam, adamw, "),
         ("train", "~ema", "train needs ema=…: it can be neither null nor deleted"),
         ("train", "~checkpoint.every", "train needs checkpoint.every: it cannot be deleted"),
@@ -120,6 +119,15 @@ def test_what_nobody_would_read_is_refused_with_the_nearest(verb: str, word: str
         assert reported in refused(verb, word)
     else:
         compose(verb, [*NEEDED[verb], word])
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_a_setting_of_the_source_is_not_asked_to_join_a_cache(plus: str) -> None:
+    message = refused("train", "cache=caches/a", f"{plus}source.path=x")
+    assert message.startswith("source.path does not go with cache=caches/a")
+    assert "Leave source.path out; or set cache=null" in message
+    assert "source=OPTION, one of: class_folders" in message
+    assert refused("train", "cache=null", f"{plus}source.path=x").startswith("source.path is of the group source")
 
 
 @pytest.mark.parametrize(

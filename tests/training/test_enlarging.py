@@ -10,14 +10,11 @@ from PIL import Image
 from torch.testing import assert_close
 
 import ldm_train as library
-from ldm_train.assembly.parts import refuse_two_pictures
 from ldm_train.assembly.upscaling import make_upscaler, open_upscaler
 from ldm_train.commands.playground.playground import Playground
 from ldm_train.conditioners.condition import Condition, Conditions
-from ldm_train.conditioners.inpaint import Inpaint
 from ldm_train.conditioners.low_resolution import LEVELS, LowResolution
 from ldm_train.conditioners.number import Number
-from ldm_train.conditioners.picture_size import PictureSize
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.images import read_image, to_bytes
@@ -258,18 +255,7 @@ def test_pictures_of_the_data_are_drawn_with_the_noise_that_drawing_has(level: i
     assert torch.equal(gather(examples[1:]), found[1:])
 
 
-SMALL, HOLE = {"factor": 2}, {"masks": 1}
-
-
-@pytest.mark.parametrize(
-    "conditions",
-    [[LowResolution(**SMALL), Inpaint(**HOLE)], [LowResolution(**SMALL), LowResolution(name="other", **SMALL)]],
-)
-def test_one_picture_cannot_be_two(conditions: list[Condition]) -> None:
-    with pytest.raises(ValueError, match=r"low_resolution and (inpaint|other).*picture=FILE"):
-        refuse_two_pictures(conditions)
-    for one in conditions:
-        refuse_two_pictures([one, PictureSize()])
+SMALL = {"factor": 2}
 
 
 def fake_run(*conditions: Condition) -> SimpleNamespace:

@@ -1,6 +1,7 @@
 """Notes and warnings: printed by one handler, and records of `logging` for others."""
 
 import logging
+import sys
 
 import pytest
 
@@ -27,3 +28,19 @@ def test_a_program_gets_them_as_records(monkeypatch: pytest.MonkeyPatch, caplog:
     with caplog.at_level(logging.INFO, "ldm_train"):
         note_all(["a", Caution("b")])
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("INFO", "a"), ("WARNING", "b")]
+
+
+def test_the_hubs_client_prints_each_line_once(capsys: pytest.CaptureFixture[str]) -> None:
+    from huggingface_hub.utils import logging as hub_logging
+
+    print_messages()
+    root, client = logging.StreamHandler(sys.stdout), hub_logging.get_logger("huggingface_hub.utils._http")
+    own = logging.StreamHandler(sys.stdout)  # like the client's, which holds the standard error of another test
+    logging.getLogger().addHandler(root)
+    logging.getLogger("huggingface_hub").addHandler(own)
+    try:
+        client.warning("Retrying in 1s [Retry 1/5].")
+    finally:
+        logging.getLogger().removeHandler(root)
+        logging.getLogger("huggingface_hub").removeHandler(own)
+    assert capsys.readouterr().out.count("Retrying") == 1

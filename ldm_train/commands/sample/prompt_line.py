@@ -23,14 +23,12 @@ from ldm_train.assembly.studio_settings import FIXED
 from ldm_train.commands.sample.line_history import keeping_history
 from ldm_train.settings.composition import words
 from ldm_train.settings.schema.options import Part, list_part_groups
-from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.typed_values import unquote
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.settings.shipped import ConfigError, key_of
 from ldm_train.util.messages import note, warn
 from ldm_train.util.text import format_value
 
-BITS = 8  # of what is written here
 SETTING = re.compile(r"(?:^|\s)[+~]?[A-Za-z_][\w.]*=")
 QUOTED = re.compile(r'("(?:\\.|[^"\\])*")(.*)')
 WHERE = "this line"
@@ -154,7 +152,8 @@ class PromptLine:
                     note(message)
             self.reported.update(drawn.messages)
             attention = None if drawn.attention is None else draw_attention(drawn.attention, drawn.image)
-            path = self.series.add(drawn.image, drawn.png_texts, str(prompt), attention=attention)
+            pixels = read_pixel_format(self.studio.trained.config.pixels)
+            path = self.series.add(drawn.values, drawn.png_texts, str(prompt), pixels=pixels, attention=attention)
             print(f"{path}  ({drawn.seconds:.2f} s)")
 
     def list_settings(self) -> str:
@@ -168,17 +167,6 @@ class PromptLine:
         return "\n".join(f"{'*' if key_of(line) in self.changes else ' '} {line}" for line in lines)
 
 
-def warn_of_rounding(trained: TrainSettings) -> list[str]:
-    """Return a warning if pictures that are written to be looked at lose what the run draws."""
-    pixels = read_pixel_format(trained.pixels)
-    if pixels is None or (pixels.bits == BITS and pixels.ending == "png"):
-        return []
-    return [
-        f"this run draws pictures of {pixels.channels} channels with {pixels.bits} bits; here they are written as RGB with "
-        f"{BITS} bits, to be looked at. `ldm-train sample prompts=…` writes all that they hold"
-    ]
-
-
 def run_prompt_line(settings: SampleSettings, read: Callable[[str], str] = input) -> None:
     """Answer lines until Ctrl-D.
 
@@ -190,7 +178,7 @@ def run_prompt_line(settings: SampleSettings, read: Callable[[str], str] = input
     """
     with PictureSeries(settings.out) as series, keeping_history():
         line = PromptLine(Studio(settings), series)
-        for warning in [*warn_of_lossy_run(settings.run_dir), *warn_of_rounding(line.studio.trained.config)]:
+        for warning in warn_of_lossy_run(settings.run_dir):
             warn(warning)
         print(f"loaded {settings.run_dir}: {line.studio.describe()}\n{GUIDE.format(out=series.path)}")
         while True:

@@ -4,7 +4,7 @@ A map may have another size than its picture, of the same aspect ratio. Values a
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -211,6 +211,22 @@ def describe_unread_map(name: str, error: BaseException) -> str:
             f"(source.maps.{name} is seen from the source, not from the current folder)"
         )
     return f"its map {name} cannot be read: {str(error) or describe_error(error)}"
+
+
+def refuse_two_pictures(small: Sequence[str], holes: Sequence[str]) -> None:
+    """Raise if `picture=FILE` would have to be both a small picture and another one.
+
+    Args:
+        small, holes: names of the conditions that enlarge a picture, and that fill holes.
+
+    Raises:
+        ValueError: it names the conditions.
+    """
+    if small and len(small) + len(holes) > 1:
+        raise ValueError(
+            f"conditions: {' and '.join([*small, *holes])} each take another picture=FILE, a small one or one with a hole, "
+            "and only one can be given; leave all but one of them out"
+        )
 
 
 def describe_specs(specs: Iterable[MapSpec]) -> dict[str, Json]:

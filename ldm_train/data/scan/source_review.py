@@ -192,7 +192,7 @@ def group_problems(problems: Mapping[str, str]) -> Iterator[str]:
             if problem.startswith(MISSING):
                 yield (
                     f"{len(keys):,} pictures have no caption (the first: {first}): {problem.removeprefix(MISSING)}; "
-                    "encode and train with text_encoder=unconditional need none"
+                    "fit needs captions; `ldm-train encode` and `ldm-train train` with text_encoder=unconditional need none"
                 )
             else:
                 yield f"{first} and {len(keys) - 1:,} more of this kind: {problem}"

@@ -14,27 +14,11 @@ import pytest
 from PIL import Image
 
 from ldm_train.commands.sample.line_history import keeping_history, locate_history
-from ldm_train.commands.sample.prompt_line import read_typed_line, run_prompt_line, warn_of_rounding
+from ldm_train.commands.sample.prompt_line import read_typed_line, run_prompt_line
 from ldm_train.settings.composition import compose_as
-from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import SampleSettings
 
 SLOW = 240
-
-
-@pytest.mark.parametrize(
-    ("words", "loses"),
-    [
-        ([], False),
-        (["pixels.channels=1"], False),
-        (["pixels.channels=3"], False),
-        (["pixels.channels=1", "pixels.bits=16"], True),
-        (["pixels.channels=5"], True),
-    ],
-)
-def test_pictures_that_lose_what_was_drawn_are_warned_of(words: list[str], loses: bool) -> None:
-    trained = compose_as(TrainSettings, ["cache=c", "run_dir=r", *words])
-    assert bool(warn_of_rounding(trained)) == loses
 
 
 @pytest.fixture(autouse=True)
