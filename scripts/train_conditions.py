@@ -219,11 +219,11 @@ def try_maps(work: Path, pictures: Path, *, steps: int) -> Found:
 def try_control(work: Path, pictures: Path, *, steps: int) -> Found:
     """Draw into silhouettes of emoji that were held out with a ControlNet, and without it; return both overlaps."""
     prepare_maps(work / "pictures")
-    base = work / "base"
+    base, maps = work / "base", "source.maps={shape:maps/{name}}"
     base.mkdir(exist_ok=True)
-    train(base, [], steps=steps, pictures_in=work / "pictures")
+    train(base, [maps], steps=steps, pictures_in=work / "pictures")
     control = "conditions=[{control:{name:shape}}]"
-    encode(work, [control, "source.maps={shape:maps/{name}}"])
+    encode(work, [control, maps])
     words = [control, "adapter=controlnet", f"network.weights={base / 'run'}"]
     run = train_encoded(work, words, steps=steps)
     return measure_maps(run, work, pictures / "condition-control.png")
