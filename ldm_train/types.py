@@ -6,6 +6,7 @@ standard deviation near 1. The parts of a batch are not frozen, because Lightnin
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol, Self
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ldm_train.util.safe_json import Json
+from ldm_train.util.step_noise import StepNoise
 
 
 class Pinnable:
@@ -20,7 +22,7 @@ class Pinnable:
 
     def pin_memory(self) -> Self:
         for name, part in vars(self).items():
-            if isinstance(part, Tensor | Pinnable):
+            if isinstance(part, Tensor | Pinnable | StepNoise):
                 setattr(self, name, part.pin_memory())
             elif isinstance(part, dict):
                 setattr(self, name, {key: value.pin_memory() for key, value in part.items()})
@@ -40,10 +42,7 @@ class Moments(Pinnable):
     log_variance: Tensor | None
 
     def draw(self, noise: Tensor) -> Tensor:
-        """Return the posterior sample mean + deviation * noise, (B, C, H, W), in the noise's dtype.
-
-        Without a posterior it is the mean.
-        """
+        """Return mean + deviation * noise, without a posterior the mean, (B, C, H, W), in the noise's dtype."""
         mean = self.mean.to(noise.dtype)
         return mean if self.log_variance is None else mean + (0.5 * self.log_variance.to(noise.dtype)).exp() * noise
 
@@ -145,6 +144,7 @@ class LatentBatch(Pinnable):
         conditions: what is known for each further condition, by its name.
         loss_mask: how much each position counts in the loss, from -1, not at all, to 1, (B, 1, H, W); None for 1.
         loss_weights: by what each example's loss is multiplied, (B,); None for 1.
+        noise: of its training step, or being drawn; None if the step draws it.
     """
 
     positions: Tensor
@@ -153,6 +153,7 @@ class LatentBatch(Pinnable):
     conditions: dict[str, Given] = field(default_factory=dict)
     loss_mask: Tensor | None = None
     loss_weights: Tensor | None = None
+    noise: StepNoise | Future[StepNoise] | None = None
 
 
 @dataclass

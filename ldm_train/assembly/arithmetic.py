@@ -49,6 +49,13 @@ def choose_arithmetic(settings: Fitting, able: Capabilities) -> Fitting:
     return chosen
 
 
+def draws_ahead(settings: TrainSettings) -> bool:
+    """Return whether noise is drawn ahead of its step: a CPU that also trains would gain nothing from it."""
+    if settings.draw_ahead != AUTO:
+        return settings.draw_ahead is True
+    return read_capabilities(settings.trainer.accelerator).gpu
+
+
 def resolve_arithmetic(settings: Fitting) -> tuple[Fitting, str]:
     """Return settings with what `auto` stands for, for a continued run what it was started with; and a line about them.
 

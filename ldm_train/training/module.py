@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from ldm_train import draws
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.conditioners.condition import Conditions
 from ldm_train.diffusion.broadcast import move_to_device
 from ldm_train.diffusion.denoiser import Denoiser
+from ldm_train.diffusion.drawn_noise import draw_step_noise
 from ldm_train.diffusion.objective import Losses, Objective, Penalty, squared
 from ldm_train.diffusion.perturbations import NO_PERTURBATIONS, Perturbations
 from ldm_train.diffusion.prediction import Prediction
@@ -22,6 +22,7 @@ from ldm_train.training.base_module import Examined, Training
 from ldm_train.training.optimization.lr_schedules import LRSchedule
 from ldm_train.training.optimization.parameter_groups import DEFAULT_GROUPS, ParameterGroups
 from ldm_train.types import LatentBatch
+from ldm_train.util.step_noise import StepNoise
 
 
 class NoisePredictorTraining(Training):
@@ -96,19 +97,25 @@ class NoisePredictorTraining(Training):
         """Return the losses (B,) of a batch at t (B,).
 
         Args:
-            stream: prefix of the streams of draws, which are keyed by the batch's positions.
+            stream: prefix of the streams of draws, which are keyed by the batch's positions; "" for those of training, whose
+                noise a batch may bring.
         """
         mean = batch.moments.mean
         assert isinstance(self.dtype, torch.dtype)
         dtype = torch.promote_types(self.dtype, torch.float32)  # the cache's dtype, such as float16, is only for storage
-        posterior, noise = (
-            draws.normal(self.seed, stream + name, batch.positions, mean.shape[1:]) for name in ("posterior", "noise")
+        drawn = batch.noise if stream == "" else None
+        if drawn is None:
+            drawn = draw_step_noise(
+                batch.positions, batch.moments, seed=self.seed, stream=stream, perturbations=perturbations
+            )
+        assert isinstance(drawn, StepNoise)
+        noise = move_to_device(drawn.noise, mean.device).to(dtype)
+        posterior, input_noise = (
+            None if one is None else move_to_device(one, mean.device).to(dtype)
+            for one in (drawn.posterior, drawn.input_noise)
         )
-        noise, input_noise = perturbations(noise, batch.positions, seed=self.seed)
-        posterior, noise, input_noise = (
-            move_to_device(drawn.to(dtype), mean.device) for drawn in (posterior, noise, input_noise)
-        )
-        latents = self.scaling.to_model(batch.moments.draw(posterior))
+        raw_latents = mean.to(dtype) if posterior is None else batch.moments.draw(posterior)
+        latents = self.scaling.to_model(raw_latents)
         conditioning = self.conditions(self.text_encoder(batch.captions), batch.conditions)
         mask = None if batch.loss_mask is None else (batch.loss_mask.to(dtype) + 1) / 2
         return self.objective(latents, noise, t, conditioning, input_noise=input_noise, mask=mask)

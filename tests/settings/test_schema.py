@@ -74,7 +74,10 @@ def test_check_has_the_defaults_of_training_and_of_encoding() -> None:
         ],
         *[(name, True) for name in ("source.path", "features", "evaluation.seeds", "autoencoder.weights")],
         *[(name, True) for name in ("trainer.devices", "trainer.strategy", "ema.snapshot_every", "optimizer.fused")],
-        *[(name, True) for name in ("network.gradient_checkpointing", "compile", "channels_last", "fused_backward")],
+        *[
+            (name, True)
+            for name in ("network.gradient_checkpointing", "compile", "channels_last", "draw_ahead", "fused_backward")
+        ],
         *[(name, False) for name in ("batch_size", "seed", "caption_dropout", "offset_noise", "trained", "cache_shares")],
         *[(name, False) for name in ("optimizer.lr", "optimizer", "lr_schedule.warmup_steps", "ema.decay", "ema._target_")],
         *[(name, False) for name in ("network.channels", "network.weights", "schedule", "prediction", "weighting.gamma")],

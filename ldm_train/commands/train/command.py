@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ldm_train.assembly.arithmetic import resolve_arithmetic
+from ldm_train.assembly.arithmetic import draws_ahead, resolve_arithmetic
 from ldm_train.assembly.control_start import load_first_control
 from ldm_train.assembly.data_record import record_data
 from ldm_train.assembly.drawn_tags import describe_tag_cost
@@ -35,6 +35,7 @@ from ldm_train.assembly.watching import Watching
 from ldm_train.conditioners.caption_encoder import CaptionEncoder, count_stored
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.batches.holding_out import warn_of_few_held_out
+from ldm_train.diffusion.drawn_noise import draw_step_noise
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import note_saved, prepare_run, set_threads
 from ldm_train.settings.composition import build
@@ -97,6 +98,8 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
         note_all(lines)
     if isinstance(parts.text_encoder, CaptionEncoder) and count_stored(parts.text_encoder):
         spare_text_encoder(settings, parts.text_encoder, data, watching)
+    if draws_ahead(settings):
+        data.draw_ahead(partial(draw_step_noise, seed=module.seed, perturbations=module.perturbations))
     if settings.channels_last:
         module.to(memory_format=torch.channels_last)
     if settings.compile is not None:

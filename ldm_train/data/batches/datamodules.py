@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from fractions import Fraction
 from typing import Literal, TypeVar
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ldm_train import draws
 from ldm_train.data.batches.holding_out import choose_held_out
+from ldm_train.data.batches.noise_thread import DrawNoise, NoiseThread
 from ldm_train.data.batches.order import ExampleOrder, Pool
 from ldm_train.data.batches.positions import BatchGeometry, build_endless_loader
 from ldm_train.data.batches.tag_draws import TaggedCaptions
@@ -55,6 +57,10 @@ class EndlessData(pl.LightningDataModule):
     def fetch(self, positions: Tensor) -> LatentBatch | ImageBatch:
         """Return the training examples at positions (B,) of the run."""
 
+    def fetch_step(self, positions: Tensor) -> LatentBatch | ImageBatch:
+        """Return what a training step at positions (B,) takes: the examples, and what is drawn ahead for them."""
+        return self.fetch(positions)
+
     @abstractmethod
     def names(self, positions: Tensor) -> list[str]:
         """Return the names of the training examples at positions (B,), for messages."""
@@ -72,6 +78,8 @@ class EndlessData(pl.LightningDataModule):
     def transfer_batch_to_device(self, batch: EitherBatch, device: torch.device, dataloader_idx: int) -> EitherBatch:
         """Move all but the positions: the CPU draws from them, and reading them from a GPU would synchronize."""
         positions = batch.positions
+        if isinstance(batch, LatentBatch) and isinstance(batch.noise, Future):
+            batch.noise = batch.noise.result()
         moved: EitherBatch = super().transfer_batch_to_device(batch, device, dataloader_idx)
         moved.positions = positions
         return moved
@@ -79,7 +87,7 @@ class EndlessData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[LatentBatch | ImageBatch]:
         trainer = self.trainer
         assert trainer is not None
-        return build_endless_loader(self.fetch, self.geometry, lambda: trainer.global_step, workers=self.workers)
+        return build_endless_loader(self.fetch_step, self.geometry, lambda: trainer.global_step, workers=self.workers)
 
 
 class CachedLatents(EndlessData):
@@ -137,6 +145,17 @@ class CachedLatents(EndlessData):
                 "no data set with a share above 0 has an example to train on; check cache_repeats and cache_shares"
             )
         self.order = ExampleOrder(buckets, batch_size=batch_size, seed=seed)
+        self.draw_noise: DrawNoise | NoiseThread | None = None
+
+    def draw_ahead(self, draw: DrawNoise) -> None:
+        """Have the workers draw the noise of training steps with the batches, or a thread if there are none."""
+        self.draw_noise = draw if self.workers else NoiseThread(draw)
+
+    def fetch_step(self, positions: Tensor) -> LatentBatch:
+        batch = self.fetch(positions)
+        if self.draw_noise is not None:
+            batch.noise = self.draw_noise(positions, batch.moments)
+        return batch
 
     def names(self, positions: Tensor) -> list[str]:
         return [self.latents.name(example) for example in self.readable(self.order(positions)).tolist()]

@@ -134,6 +134,9 @@ class TrainSettings(FittingSettings, SourceSettings):
     pictures: PictureSettings = setting(PictureSettings(), "", free=True)
     metrics: MetricSettings = setting(MetricSettings(), "", free=True)
     callbacks: OwnObjects = setting([], "Lightning callbacks, which are code of your own (trust=…)", free=True)
+    draw_ahead: Annotated[bool | Literal["auto"], Words("true, false or auto")] = setting(
+        "auto", "draw the noise of the next step, in the workers or a thread, while one is taken; auto: on a GPU", free=True
+    )
     fused_backward: bool = setting(
         False, "step within the backward pass, without memory for all gradients; no clipping, accumulation or DDP", free=True
     )
