@@ -50,7 +50,7 @@ def choose_arithmetic(settings: Fitting, able: Capabilities) -> Fitting:
 
 
 def draws_ahead(settings: TrainSettings) -> bool:
-    """Return whether noise is drawn ahead of its step: a CPU that also trains would gain nothing from it."""
+    """Return whether noise is drawn ahead of its step; a CPU that also trains gains nothing from that."""
     if settings.draw_ahead != AUTO:
         return settings.draw_ahead is True
     return read_capabilities(settings.trainer.accelerator).gpu

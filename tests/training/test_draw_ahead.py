@@ -55,10 +55,10 @@ def brought(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     "words",
     [
         (),
-        ("micro_batch_size=2",),
-        PERTURBED,
-        ("trainer.precision=bf16-true",),
-        ("trainer.precision=64-true", *PERTURBED),
+        pytest.param(("micro_batch_size=2",), marks=pytest.mark.slow),
+        pytest.param(PERTURBED, marks=pytest.mark.slow),
+        pytest.param(("trainer.precision=bf16-true",), marks=pytest.mark.slow),
+        pytest.param(("trainer.precision=64-true", *PERTURBED), marks=pytest.mark.slow),
     ],
     ids=" ".join,
 )
@@ -91,6 +91,7 @@ def test_workers_change_nothing(
     assert_equal(tmp_path / "run", without)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [("true", "false"), ("false", "true")])
 def test_it_may_change_where_a_run_continues(
     before: str, after: str, cache: Path, train: Callable, trained: Path, power_cut: Callable, tmp_path: Path

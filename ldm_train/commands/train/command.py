@@ -93,13 +93,11 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
     )
     record_data(Path(settings.run_dir), data)
     module = training_module(settings, parts)
-    lines = [] if resumed else load_first_control(settings, parts)
-    if launched_rank() == 0:
-        note_all(lines)
+    first_control = [] if resumed else load_first_control(settings, parts)
+    note_all(first_control if launched_rank() == 0 else [])
     if isinstance(parts.text_encoder, CaptionEncoder) and count_stored(parts.text_encoder):
         spare_text_encoder(settings, parts.text_encoder, data, watching)
-    if draws_ahead(settings):
-        data.draw_ahead(partial(draw_step_noise, seed=module.seed, perturbations=module.perturbations))
+    draw_ahead(settings, module, data)
     if settings.channels_last:
         module.to(memory_format=torch.channels_last)
     if settings.compile is not None:
@@ -138,6 +136,12 @@ def write_new_words(settings: TrainSettings, module: NoisePredictorTraining, ema
     if launched_rank() == 0 and settings.text_encoder.get("new_words"):
         with ema.swapped(module):
             print(*write_words(Path(settings.run_dir), module.text_encoder))
+
+
+def draw_ahead(settings: TrainSettings, module: NoisePredictorTraining, data: CachedLatents) -> None:
+    """Have the loader draw the noise of each step with its batch, if a step on this device would wait for it."""
+    if draws_ahead(settings):
+        data.draw_ahead(partial(draw_step_noise, seed=module.seed, perturbations=module.perturbations))
 
 
 def spare_text_encoder(settings: TrainSettings, frozen: CaptionEncoder, data: CachedLatents, watching: Watching) -> None:
