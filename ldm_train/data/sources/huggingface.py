@@ -116,9 +116,7 @@ class HuggingFace(Source):
                 raise ValueError(f"{self.request.path} has no column {column!r} (source.{setting}): {rest}")
             both = next((name for name, other in files.items() if setting in texts and other == column), None)
             if both:
-                raise ValueError(
-                    f"source.{both}={column} is also source.{setting}, and a column has pictures or texts; choose another one"
-                )
+                raise ValueError(f"source.{both}={column} is also source.{setting}: a column has either pictures or texts")
         for setting, column in files.items():
             kind = features[column]
             is_map = setting != "image_column"
