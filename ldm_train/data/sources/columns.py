@@ -105,8 +105,9 @@ def find_number_type(feature: object) -> str | None:
         return str(feature.dtype) if NUMBERS.fullmatch(str(feature.dtype)) else None
     while isinstance(feature, datasets.List | datasets.LargeList):
         feature, depth = feature.feature, depth + 1
-    known = depth in (2, 3) and isinstance(feature, datasets.Value) and NUMBERS.fullmatch(feature.dtype)
-    return feature.dtype if known else None
+    if depth in (2, 3) and isinstance(feature, datasets.Value) and NUMBERS.fullmatch(feature.dtype):
+        return feature.dtype
+    return None
 
 
 def is_small(feature: object) -> bool:
