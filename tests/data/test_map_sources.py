@@ -1,6 +1,8 @@
 """Sources bring maps by name: from paths, columns and members; a map that cannot be used is a problem of its picture."""
 
+import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,6 +169,36 @@ def test_a_suffix_of_pictures_may_be_that_of_a_map(tmp_path: Path) -> None:
         maps=["depth"],
     )
     assert_depths(found, {"a/1": 1})
+
+
+@pytest.mark.parametrize("numbers", ["bool", "uint8", "float32"])
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [([[1, 1], [None, 1]], "no number at [1, 0]"), ([[1, 1], [1]], "different lengths"), (None, "no array")],
+)
+def test_an_array_that_lacks_a_number_cannot_be_read(fault: object, says: str, numbers: str, tmp_path: Path) -> None:
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "text": datasets.Value("string"),
+            "far": datasets.List(datasets.List(datasets.Value(numbers))),
+        }
+    )
+    one = {"bytes": picture(tmp_path / "x", 1).read_bytes(), "path": None}
+    rows = {"image": [one, one], "text": ["a", "b"], "far": [[[1, 0], [0, 1]], fault]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "saved"))
+    good, bad = HuggingFace(str(tmp_path / "saved"), maps={"depth": "far"})
+    assert np.load(io.BytesIO(good.maps["depth"].read())).dtype == numbers
+    with pytest.raises(OSError, match=re.escape(says)):
+        bad.maps["depth"].read()
+
+
+def test_texts_in_lists_are_no_map(tmp_path: Path) -> None:
+    one = {"bytes": picture(tmp_path / "x", 1).read_bytes(), "path": None}
+    rows = {"image": [one], "text": ["a"], "far": [[["0.5"]]]}
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(ValueError, match=r"source\.maps\.depth=far has no pictures or arrays of numbers"):
+        list(HuggingFace(str(tmp_path / "saved"), maps={"depth": "far"}))
 
 
 @pytest.mark.parametrize("kind", ["picture", "bytes", "path", "array", "lists"])

@@ -188,6 +188,26 @@ def test_a_class_is_captioned_by_its_name(tmp_path: Path) -> None:
     assert items[2].problem == "no caption: train/00000002 has no text in 'label'"
 
 
+def test_classes_in_a_list_are_tags_by_their_names(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"image": datasets.Image(), "tags": datasets.List(datasets.ClassLabel(names=["red", "green"]))}
+    )
+    data = {"image": [row["image"] for row in rows(2)], "tags": [[1, 0], [0]]}
+    datasets.Dataset.from_dict(data, features=features).save_to_disk(str(tmp_path / "saved"))
+    items = list(source_of(tmp_path / "saved", tmp_path, caption_column="tags"))
+    assert [item.captions for item in items] == [("green, red",), ("red",)]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_pictures_only_are_read_if_no_captions_are_needed(streaming: bool, tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "d.parquet", [{"image": row["image"]} for row in rows()])
+    source = source_of(path, tmp_path, streaming=streaming)
+    source.needs_captions = False
+    items = list(source)
+    assert [(item.captions, item.problem) for item in items] == [(("",), None)] * 3
+    assert [item.picture.read() for item in items if item.picture] == [png(shade) for shade in range(3)]
+
+
 def test_keys_are_a_column(tmp_path: Path) -> None:
     names = ["b", 0, None, "b", "/b"]
     path = write_parquet(
@@ -282,6 +302,9 @@ def test_a_row_without_a_caption_is_reported(caption: str | None, words: str, tm
         ),
         ({"key_column": "id"}, "no column 'id' (source.key_column): it has image, text, size; set source.key_column"),
         ({"image_column": "size"}, "source.image_column=size has no pictures but Value('int64')"),
+        ({"maps": {"depth": "text"}}, "source.maps.depth=text is also source.caption_column"),
+        ({"key_column": "image"}, "source.image_column=image is also source.key_column"),
+        ({"maps": {"depth": "size"}}, "source.maps.depth=size has no pictures or arrays of numbers but Value('int64')"),
         ({"split": "nope"}, "split 'nope', cannot be loaded"),
         ({"data_files": "other.parquet"}, "without source.data_files"),
     ],

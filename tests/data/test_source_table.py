@@ -124,6 +124,14 @@ def test_rows_of_one_picture_are_its_captions(tmp_path: Path) -> None:
     assert items == [("a.png", ("one", "two", "three")), ("b.png", ("x",)), ("a.png#2", ())]
 
 
+def test_pictures_only_are_read_if_no_captions_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ldm_train.data.sources.rows.MAX_NAMED", 1)
+    names = [picture(tmp_path / f"{number}.png").name for number in range(3)]
+    source = Table(str(table(tmp_path / "t.jsonl", [{"file_name": name} for name in names])))
+    source.needs_captions = False
+    assert [(item.key, item.captions, item.problem) for item in source] == [(name, ("",), None) for name in names]
+
+
 def test_a_malformed_line_is_a_problem_of_its_own(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "t.jsonl").write_bytes(b'\xef\xbb\xbf{\n{"file_name": "a.png", "text": "x"}\n')

@@ -1,6 +1,7 @@
 """Columns of datasets in Hugging Face's `datasets`: their types, and reading pictures and arrays from them."""
 
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from ldm_train.util.inputs import MAX_PICTURE, check_size, describe_error, read_
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+NUMBERS = re.compile(r"bool|u?int\d+|float\d+")  # types of a column's values that arrays are made of
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,22 @@ def read_cell(value: object, numbers: str | None) -> bytes:
     """Return the bytes of a picture in a row's value, or of a .npy file with its array of numbers of this type.
 
     Raises:
-        READ_ERRORS: as `read_encoded_picture`; or the array is missing, or its rows have different lengths.
+        READ_ERRORS: as `read_encoded_picture`; or the array or one of its numbers is missing, or its rows have different
+            lengths.
     """
     if numbers is None:
         return read_encoded_picture(value)
     if value is None:
         raise OSError("the row contains no array")
+    try:
+        array = np.asarray(value)  # of objects, if a number is missing: as a bool, None would be False
+    except ValueError as error:
+        raise OSError("the rows of its array have different lengths") from error
+    if array.dtype == object:
+        place = np.argwhere(array == None)[0].tolist()  # noqa: E711, of each number
+        raise OSError(f"its array has no number at {place}")
     file = io.BytesIO()
-    np.save(file, np.asarray(value, dtype=numbers), allow_pickle=False)
+    np.save(file, array.astype(numbers), allow_pickle=False)
     return file.getvalue()
 
 
@@ -89,12 +100,14 @@ def find_number_type(feature: object) -> str | None:
     """Return the type of the numbers of a column of arrays, None for other columns."""
     import datasets
 
-    if isinstance(feature, datasets.Array2D | datasets.Array3D):
-        return str(feature.dtype)
     depth = 0
+    if isinstance(feature, datasets.Array2D | datasets.Array3D):
+        return str(feature.dtype) if NUMBERS.fullmatch(str(feature.dtype)) else None
     while isinstance(feature, datasets.List | datasets.LargeList):
         feature, depth = feature.feature, depth + 1
-    return feature.dtype if depth in (2, 3) and isinstance(feature, datasets.Value) else None
+    if depth in (2, 3) and isinstance(feature, datasets.Value) and NUMBERS.fullmatch(feature.dtype):
+        return feature.dtype
+    return None
 
 
 def is_small(feature: object) -> bool:
@@ -107,9 +120,11 @@ def is_small(feature: object) -> bool:
 
 
 def name_class(feature: object, value: object) -> object:
-    """Return a class's name instead of its number; other values as they are."""
+    """Return a class's name instead of its number, also in lists; other values as they are."""
     import datasets
 
+    if isinstance(feature, datasets.List | datasets.LargeList) and isinstance(value, list):
+        return [name_class(feature.feature, one) for one in value]
     return (
         feature.int2str(value)
         if isinstance(feature, datasets.ClassLabel) and isinstance(value, int) and 0 <= value < feature.num_classes

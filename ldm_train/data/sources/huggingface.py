@@ -1,6 +1,6 @@
 """Pictures in datasets of Hugging Face's `datasets`, on the hub or in local files."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ldm_train.data.sources.annotations import annotate_from_values, read_key, suggest_column
@@ -106,19 +106,23 @@ class HuggingFace(Source):
             yield self._item(row, found, f"{split}/{number:08d}", held_out=held_out)
 
     def _check(self, features: Mapping[str, object]) -> None:
-        wanted = {"image_column": self.image_column, "caption_column": self.caption_column, "key_column": self.key_column}
-        wanted |= {f"maps.{name}": column for name, column in self.maps.items()}
-        for setting, column in wanted.items():
-            if column is not None and column not in features:
+        files = {"image_column": self.image_column, **{f"maps.{name}": column for name, column in self.maps.items()}}
+        texts = {"caption_column": self.caption_column, "key_column": self.key_column}
+        for setting, column in (files | texts).items():
+            if column is None or (setting == "caption_column" and not self.needs_captions):
+                continue
+            if column not in features:
                 rest = suggest_column(column, features, setting)
                 raise ValueError(f"{self.request.path} has no column {column!r} (source.{setting}): {rest}")
-        for setting, column in {"image_column": self.image_column, **{f"maps.{n}": c for n, c in self.maps.items()}}.items():
+            both = next((name for name, other in files.items() if setting in texts and other == column), None)
+            if both:
+                raise ValueError(f"source.{both}={column} is also source.{setting}: a column has either pictures or texts")
+        for setting, column in files.items():
             kind = features[column]
-            arrays = setting != "image_column" and find_number_type(kind)
-            if not arrays and not may_hold_pictures(kind):
-                raise ValueError(
-                    f"source.{setting}={column} has no pictures but {kind}; choose the column with the pictures"
-                )
+            is_map = setting != "image_column"
+            if not (is_map and find_number_type(kind)) and not may_hold_pictures(kind):
+                what = "pictures or arrays of numbers" if is_map else "pictures"
+                raise ValueError(f"source.{setting}={column} has no {what} but {kind}; choose the column with the {what}")
 
     def _is_read(self, name: str, kind: object) -> bool:
         """Return whether a column is read while items are columns: not if it is large."""
@@ -130,7 +134,9 @@ class HuggingFace(Source):
         listing = data.select_columns(columns).with_format("arrow")
         needed = {self.caption_column, self.key_column or self.caption_column, "split"}
         batches = (batch for table in listing.iter(batch_size=1000) for batch in table.combine_chunks().to_batches())
-        rows = (row for batch in batches for row in iterate_rows(batch, needed))
+        rows: Iterable[Mapping[str, object] | str] = (row for batch in batches for row in iterate_rows(batch, needed))
+        if not columns:  # a table without columns has no rows
+            rows = ({} for _ in range(len(data)))
         for number, row in enumerate(rows):
             yield (
                 ({}, row)

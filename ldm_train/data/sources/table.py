@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ldm_train.data.sources.annotations import annotate_from_values, read_key, suggest_column
-from ldm_train.data.sources.items import Item, PictureFile, format_name, usual_name
+from ldm_train.data.sources.items import Item, PictureFile, accept_without_caption, format_name, usual_name
 from ldm_train.data.sources.rows import ROW_READERS, ProblemCounter, TableRow, read_table_rows
 from ldm_train.data.sources.source import Source
 
@@ -64,13 +64,15 @@ class Table(Source):
         wanted = {"path_column": self.path_column, "caption_column": self.caption_column, "key_column": self.key_column}
         wanted |= {f"maps.{name}": column for name, column in self.maps.items()}
         for setting, column in wanted.items():
-            if column is not None:
+            if column is not None and (self.needs_captions or setting != "caption_column"):
                 self._require(column, setting)
         found: dict[str, Item] = {}
         others, named = [], ProblemCounter()
         captions: dict[str, dict[str, None]] = {}  # of pictures in several rows
         for row in read_table_rows(self.path, self.path.name, needed=self.needed):
             item = Item(row.key, None, (), row.origin, problem=row.problem) if row.problem else self._item(row)
+            if not self.needs_captions:
+                item = accept_without_caption(item)  # before rows with problems are counted, of which few are kept
             if item.problem is not None and named.is_full():
                 continue
             first = found.setdefault(item.key, item)
