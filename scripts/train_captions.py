@@ -12,9 +12,9 @@ asked for in that order and in the reverse of it.
 `reference`. Pictures of emoji that were never trained are edited; the colour of the background is measured, and how well the
 emoji stays where and what it is, against editing by the words alone.
 
-`variations`: the `reference` is another picture of the same emoji, at another place, in another size and on another
-background; all captions are alike. How often the drawn emoji is that of the reference is measured on references that were
-never trained, of trained emoji and of others, against drawing without a reference.
+`variations`: emoji at random places on the eight backgrounds; the condition is what a vision tower sees in the picture.
+No published weights are needed: the tower's are random, and only its last layer is fitted. For pictures that were never
+trained, the drawn emoji and background are compared with theirs.
 
 `towers`: the quick start's scenes with its small text encoder, and with a second, frozen one next to it, which has another
 tokenizer and another width: a BERT with random weights, or what `--second` names (all-MiniLM-L6-v2 is in the package
@@ -31,6 +31,7 @@ import sys
 from pathlib import Path
 from random import Random
 
+import open_clip
 import torch
 from measuring import write_results
 from prepare_openmoji import BACKGROUNDS, GLYPHS, spoken_name
@@ -46,6 +47,7 @@ from train_conditions import SIDE, Found, draw, draw_emoji, find_emoji, overlap,
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from ldm_train.assembly.stored_run import TrainedRun
+from ldm_train.conditioners.vision_tower import open_vision_tower
 from ldm_train.data.pictures.images import read_image, save_png, to_bytes, to_signed
 from ldm_train.metrics.evaluation import DrawnPictures
 from ldm_train.metrics.numbers import Resampling
@@ -56,6 +58,7 @@ from ldm_train.types import Given
 COPIES = 24  # of each emoji that is edited, at different places
 HALF, FEW = range(0, len(GLYPHS), 2), range(0, len(GLYPHS), 4)  # the emoji that are classes, and those that have tags
 SHAPE = 24  # pixels of the side to which emoji are scaled before they are compared
+TOWER, KEPT = "ViT-S-32", 128  # of open_clip; principal components of what it sees that are made alike in size
 COLOURS = to_signed(torch.tensor([*BACKGROUNDS.values()], dtype=torch.uint8))
 
 
@@ -164,38 +167,50 @@ def try_edits(work: Path, pictures: Path, *, steps: int) -> Found:
 
 
 def try_variations(work: Path, pictures: Path, *, steps: int) -> Found:
-    """Draw the emoji of another picture; return how often it is that one, with the picture and without it."""
+    """Draw pictures like others that were held out; return how often they have their emoji and their background."""
     rows, chance = [], Random(0)
-    for name in ("images", "like"):
-        (work / "pictures" / name).mkdir(parents=True, exist_ok=True)
+    (work / "pictures" / "images").mkdir(parents=True, exist_ok=True)
+    asked: list[tuple[str, int, int]] = []  # names, emoji and backgrounds of the pictures that are held out
     for index, glyph in enumerate(track(GLYPHS, "drawing variations")):
         for number in range(COPIES):
-            name = f"{ord(glyph):X}-{number:02d}.png"
-            for folder, background in zip(("like", "images"), chance.sample([*BACKGROUNDS], 2), strict=True):
-                share, place = chance.uniform(0.4, 0.8), (chance.random(), chance.random())
-                picture = draw_emoji(glyph, share, place, BACKGROUNDS[background])[0]
-                picture.save(work / "pictures" / folder / name)
-            split = "held_out" if index % 10 == 0 or number < 2 else "train"
-            rows.append({"file_name": f"images/{name}", "text": "a picture like this one", "split": split})
+            name, background = f"{ord(glyph):X}-{number:02d}.png", chance.randrange(len(BACKGROUNDS))
+            share, place = chance.uniform(0.4, 0.8), (chance.random(), chance.random())
+            picture = draw_emoji(glyph, share, place, [*BACKGROUNDS.values()][background])[0]
+            picture.save(work / "pictures" / "images" / name)
+            split = "held_out" if number < 2 else "train"
+            rows.append({"file_name": f"images/{name}", "text": "a picture", "split": split})
+            asked += [(name, index, background)] if number < 2 else []
     write_rows(work / "pictures", rows)
-    words = ["conditions=[reference]", "source.maps={reference:like/{name}}", "guidance.condition_scale=1.25"]
-    run = train(work, words, steps=steps)
-    names = [f"{ord(glyph):X}-{number:02d}.png" for number in range(2) for glyph in GLYPHS]
-    asked = torch.arange(len(GLYPHS)).repeat(2)
-    like, prompts = read_all(work / "pictures/like", names), ["a picture like this one"] * len(names)
-    found = {"with_picture": draw(run, prompts, {"reference": encode_all(run, like)}), "without": draw(run, prompts, {})}
-    shown = asked[: len(GLYPHS)][1:13]
-    grid = torch.cat([images[shown] for images in (like, *found.values())])
-    save_png(make_grid_picture(to_bytes(grid), columns=12), pictures / "captions-variations.png")
-    kinds = {"trained_emoji": asked % 10 != 0, "other_emoji": asked % 10 == 0}
-    return {
-        kind: {
-            "pictures": int(chosen.sum()),
-            **{name: measure_names(images[chosen], asked[chosen]) for name, images in found.items()},
-            "references": measure_names(like[chosen], asked[chosen]),
-        }
-        for kind, chosen in kinds.items()
-    } | {"step": run.step}
+    names, emoji, backgrounds = zip(*asked, strict=True)
+    like, prompts = read_all(work / "pictures" / "images", names), ["a picture"] * len(names)
+    trained = [Path(row["file_name"]).name for row in rows if row["split"] == "train"][::5]
+    tower = write_tower(work / "tower.pt", read_all(work / "pictures" / "images", trained))
+    run = train(work, [f"conditions=[{{picture:{{model:{TOWER},weights:'{tower}'}}}}]"], steps=steps)
+    seen = open_vision_tower(TOWER, str(tower))(like)[:, :, None, None]
+    given = {"picture": Given(seen, torch.ones(len(seen), dtype=torch.bool))}
+    found = {"like": like, "with_picture": draw(run, prompts, given), "without": draw(run, prompts, {})}
+    figures = {name: measure_tags(images, torch.tensor(emoji), torch.tensor(backgrounds)) for name, images in found.items()}
+    return {"pictures": len(names), **figures, "step": run.step}
+
+
+def write_tower(file: Path, images: Tensor) -> Path:
+    """Write a vision tower with random weights, whose last layer tells these images apart; return the file.
+
+    What random layers make of images is alike for all of them; the last layer takes the mean away and makes the principal
+    components alike in size.
+    """
+    torch.manual_seed(0)
+    model = open_clip.create_model(TOWER)
+    torch.save(model.state_dict(), file)
+    found = open_vision_tower(TOWER, str(file))(images)
+    mean = found.mean(0)
+    variances, directions = torch.linalg.eigh(found.T.cov())
+    scales = variances.clamp(min=variances[-KEPT]).rsqrt()
+    last = model.visual.proj.data
+    model.visual.ln_post.bias.data -= torch.linalg.solve(last.T, mean)
+    model.visual.proj.data = last @ directions * scales
+    torch.save(model.state_dict(), file)
+    return file
 
 
 def try_towers(work: Path, pictures: Path, *, steps: int, second: Path | None = None) -> Found:
