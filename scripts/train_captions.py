@@ -181,7 +181,7 @@ def try_variations(work: Path, pictures: Path, *, steps: int) -> Found:
             rows.append({"file_name": f"images/{name}", "text": "a picture", "split": split})
             asked += [(name, index, background)] if number < 2 else []
     write_rows(work / "pictures", rows)
-    names, emoji, backgrounds = zip(*asked, strict=True)
+    names, emoji, backgrounds = (list(one) for one in zip(*asked, strict=True))
     like, prompts = read_all(work / "pictures" / "images", names), ["a picture"] * len(names)
     trained = [Path(row["file_name"]).name for row in rows if row["split"] == "train"][::5]
     tower = write_tower(work / "tower.pt", read_all(work / "pictures" / "images", trained))
