@@ -1,5 +1,6 @@
 """The tutorial notebook runs from its first cell to its last, small, and its page has all cells."""
 
+import asyncio
 import base64
 import io
 import sys
@@ -54,7 +55,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     client = nbclient.NotebookClient(tutorial, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
-    client.execute()
+    asyncio.run(client.async_execute())  # its `execute` leaves an event loop open
     shown = [
         output for cell in tutorial.cells for output in cell.get("outputs", []) if output.output_type == "execute_result"
     ]

@@ -42,14 +42,14 @@ def run(settings: PlaygroundSettings) -> None:
             runs = [settings.run_dir] if isinstance(settings.run_dir, str) else settings.run_dir
             note(f"loading {list_names(runs, 20)} …")
             from ldm_train.commands.playground.playground import Playground
-            from ldm_train.commands.playground.web_app import build_app, serve
+            from ldm_train.commands.playground.web_app import build_app, build_server
 
             try:
                 playground = Playground(settings, folder)
                 address = Address(settings.host, listener.getsockname()[1], token)
-                app = build_app(playground, address)
+                server = build_server(build_app(playground, address), playground)
                 print(describe(address, settings), flush=True)
-                serve(app, listener, playground)
+                server.run(sockets=[listener])
             finally:
                 if playground is not None:
                     playground.close()

@@ -110,8 +110,8 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(app: AccessGuard, listener: socket.socket, playground: Playground) -> None:
-    """Answer requests until the process is interrupted."""
+def build_server(app: AccessGuard, playground: Playground) -> Server:
+    """Return a server; its `run(sockets=[listener])` answers requests until the process is interrupted."""
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -120,4 +120,4 @@ def serve(app: AccessGuard, listener: socket.socket, playground: Playground) -> 
         ws="none",
         lifespan="on",
     )
-    Server(config, app, playground).run(sockets=[listener])
+    return Server(config, app, playground)
