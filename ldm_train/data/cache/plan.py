@@ -48,7 +48,7 @@ class CachePlan:
         crop: decides the views of each picture.
         pictures, captions: decide the names of rows of moments and of captions.
         bad: problems of pictures that cannot be decoded, by the digest of the picture together with its maps.
-        unread: problems of pictures whose bytes could not be read this time, by the same.
+        unread: problems of pictures that could not be read this time, by the same.
 
     Attributes:
         scanned: the pictures in the order of their keys, one for each entry.
@@ -155,7 +155,7 @@ class CachePlan:
             )
 
     def batches(self, known: Container[str], *, pictures: int) -> Iterator[EncodingBatch]:
-        """Yield the batches of all rows whose names are not known, with this number of pictures each."""
+        """Yield the batches of the rows that are not among the known ones, with this number of pictures each."""
         row = 0
         for names in self.rows.values():
             missing = (place for place, name in enumerate(names) if name not in known)
@@ -178,7 +178,7 @@ class CachePlan:
         return {self.found.contents[place]: names[name] for name, place in places if name in names}
 
     def count_known(self, known: Container[str]) -> int:
-        """Return how many scanned pictures have rows whose names are known."""
+        """Return how many scanned pictures have a row among the known ones."""
         rows = [name in known for names in self.rows.values() for name in names]
         return int(np.array(rows, bool)[self._row_of[self._row_of >= 0]].sum())
 
